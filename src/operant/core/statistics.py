@@ -1,0 +1,62 @@
+"""Intervals and agreement: what a measured figure is worth."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A figure and its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high}
+
+
+def bootstrap_mean(
+    values: Sequence[float] | np.ndarray,
+    clusters: Sequence | np.ndarray | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean with a percentile bootstrap interval (Efron 1979), resampling whole clusters.
+
+    `clusters` names the group of every value (a town asked about several times): values of one group are not
+    independent, so groups are what is resampled (Davison and Hinkley 1997, section 3.8).
+    """
+    x = np.asarray(values, dtype=float)
+    if x.size == 0:
+        raise ValueError("bootstrap_mean needs at least one value")
+    groups = np.arange(x.size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    totals, counts = np.bincount(groups, weights=x), np.bincount(groups)
+    draws = np.random.default_rng(seed).integers(0, len(totals), (resamples, len(totals)))
+    means = totals[draws].sum(1) / counts[draws].sum(1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Estimate(float(x.mean()), float(low), float(high))
+
+
+def win_rate(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) -> Estimate:
+    """(wins + ½ ties) / all, with Wilson's score interval (Wilson 1927); a tie counts as half a win."""
+    total = wins + losses + ties
+    if total == 0:
+        raise ValueError("win_rate needs at least one comparison")
+    rate = (wins + 0.5 * ties) / total
+    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    centre = (rate + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z / (1 + z**2 / total) * np.sqrt(rate * (1 - rate) / total + z**2 / (4 * total**2))
+    return Estimate(rate, float(max(centre - half, 0.0)), float(min(centre + half, 1.0)))
+
+
+def pair_accuracy(scores: np.ndarray, ranks: np.ndarray) -> tuple[int, int]:
+    """(pairs that the scores order as the ranks do, untied pairs) over [N, K]; rank 1 is best, 0 is no response."""
+    scores, ranks = np.asarray(scores), np.asarray(ranks)
+    better = (ranks[:, :, None] < ranks[:, None, :]) & (ranks[:, :, None] > 0)
+    correct = better & (scores[:, :, None] > scores[:, None, :])
+    return int(correct.sum()), int(better.sum())

@@ -59,6 +59,10 @@ class AdaptiveKL:
     rule: Literal["schulman", "ziegler", "fixed"] = "schulman"
     horizon: float = 10_000.0
 
+    def __post_init__(self) -> None:
+        if self.rule not in ("schulman", "ziegler", "fixed"):
+            raise ValueError(f"rule is one of schulman, ziegler, fixed; got {self.rule!r}")
+
     def update(self, kl: float, episodes: int = 1) -> float:
         """Move the coefficient after `kl` was measured, and return it."""
         if self.rule == "schulman":

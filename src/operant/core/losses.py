@@ -13,6 +13,9 @@ def masked_mean(
 ) -> Float[Tensor, ""]:
     """Σ x·mask / Σ mask; what stands outside the mask is never read. The mean of nothing is 0.
 
+    Outside the mask the gradient to x is 0, which a NaN or an infinity in what x was computed from turns into NaN:
+    padding that gradients flow through must be finite.
+
     `count` replaces Σ mask by the number of decisions in the whole batch, so that micro-batches of unequal length and
     ranks of unequal load add up to the mean of the whole.
     """
@@ -21,13 +24,13 @@ def masked_mean(
 
 
 def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    # The mean is corrected once: its rounding error would be the whole deviation of a batch of equal values.
     mean = masked_mean(x, mask)
+    mean = mean + masked_mean(x - mean, mask)
     return mean, masked_mean((x - mean) ** 2, mask).sqrt()
 
 
-def standardize(
-    x: Float[Tensor, "*B T"], mask: Bool[Tensor, "*B T"], epsilon: float = 1e-8
-) -> Float[Tensor, "*B T"]:
+def standardize(x: Float[Tensor, "*B T"], mask: Bool[Tensor, "*B T"], epsilon: float = 1e-8) -> Float[Tensor, "*B T"]:
     """(x - mean) / std over the mask, population variance; 0 outside the mask."""
     mean, std = _moments(x, mask)
     return torch.where(mask, (x - mean) / (std + epsilon), torch.zeros_like(x))
@@ -39,9 +42,7 @@ def rescale(x: Float[Tensor, "*B T"], mask: Bool[Tensor, "*B T"], epsilon: float
     return torch.where(mask, (x - mean) / (std + epsilon) + mean, torch.zeros_like(x))
 
 
-def policy_gradient_loss(
-    log_prob: Float[Tensor, "*B"], advantage: Float[Tensor, "*B"] | float
-) -> Float[Tensor, "*B"]:
+def policy_gradient_loss(log_prob: Float[Tensor, "*B"], advantage: Float[Tensor, "*B"] | float) -> Float[Tensor, "*B"]:
     """-Â log π(a|s), Â held constant (Williams 1992). With Â = 1 it is the loss of imitation: maximum likelihood."""
     advantage = advantage.detach() if isinstance(advantage, Tensor) else advantage
     return -log_prob * advantage
@@ -109,6 +110,8 @@ def ranking_loss(
     Rank 1 is best, rank 0 is no response. Tied pairs are dropped, or kept with target ½. What is left is divided by
     its number; a prompt with no pair left gives 0.
     """
+    if ties not in ("drop", "half"):
+        raise ValueError(f"ties is drop or half; got {ties!r}")
     present = (ranks > 0).unsqueeze(-1) & (ranks > 0).unsqueeze(-2)
     better = present & (ranks.unsqueeze(-1) < ranks.unsqueeze(-2))
     tied = present & (ranks.unsqueeze(-1) == ranks.unsqueeze(-2))
@@ -116,8 +119,8 @@ def ranking_loss(
     pair = better | tied
     # Absent responses may hold anything; they are read in no pair.
     scores = torch.where(ranks > 0, scores, torch.zeros_like(scores))
-    target = torch.where(tied, 0.5, 1.0)
-    loss = bradley_terry_loss(scores.unsqueeze(-1), scores.unsqueeze(-2), target=target)
+    first, second = torch.broadcast_tensors(scores.unsqueeze(-1), scores.unsqueeze(-2))
+    loss = bradley_terry_loss(first, second, target=torch.where(tied, 0.5, 1.0))
     return torch.where(pair, loss, torch.zeros_like(loss)).sum((-2, -1)) / pair.sum((-2, -1)).clamp(min=1)
 
 

@@ -63,6 +63,11 @@ class Trajectory(Record):
         """Where the trace is cut. It says nothing about bootstrapping: `discount` does."""
         return self.terminated | self.truncated
 
+    @property
+    def extent(self) -> Bool[Tensor, "B L"]:
+        """What a network computes to evaluate each row: its decisions, or the tokens of its context."""
+        return getattr(self.observation, "extent", self.mask)
+
 
 @dataclasses.dataclass(frozen=True)
 class Transition(Record):
@@ -110,21 +115,22 @@ class Policy(Protocol):
     def evaluate(self, observation: Any, action: Any) -> Evaluation: ...
 
 
-def micro_batches(mask: Bool[Tensor, "B T"], decisions: int) -> Iterator[Int[Tensor, " n"]]:
-    """Row indices of micro-batches whose padded size stays within `decisions`; rows of like length go together.
+def micro_batches(extent: Bool[Tensor, "B L"], budget: int) -> Iterator[Int[Tensor, " n"]]:
+    """Row indices of micro-batches whose padded size stays within `budget`; rows of like length go together.
 
-    `decisions` = 0 asks for one batch. A single row longer than the budget is a batch of its own.
+    A row is as long as its last True place. `budget` = 0 asks for one batch. A single row longer than the budget is a
+    batch of its own.
     """
-    if decisions <= 0:
-        yield torch.arange(len(mask), device=mask.device)
+    if budget <= 0:
+        yield torch.arange(len(extent), device=extent.device)
         return
-    length = mask.sum(-1)
+    length = torch.where(extent, torch.arange(1, extent.shape[-1] + 1, device=extent.device), 0).amax(-1)
     order = torch.argsort(length, stable=True)
     chunk: list[int] = []
     for row in order.tolist():
-        if chunk and (len(chunk) + 1) * max(int(length[row]), 1) > decisions:
-            yield torch.tensor(chunk, device=mask.device)
+        if chunk and (len(chunk) + 1) * max(int(length[row]), 1) > budget:
+            yield torch.tensor(chunk, device=extent.device)
             chunk = []
         chunk.append(row)
     if chunk:
-        yield torch.tensor(chunk, device=mask.device)
+        yield torch.tensor(chunk, device=extent.device)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 def _times(factor: Tensor, x: Tensor) -> Tensor:
-    """factor * x, and 0 where the factor is 0 whatever stands in x."""
-    return torch.where(factor == 0, torch.zeros_like(x), factor * x)
+    """factor * x, and 0 where the factor is 0 whatever stands in x; the gradients of both are safe in the same way."""
+    return factor * torch.where(factor == 0, torch.zeros_like(x), x)
 
 
 def discounted_sum(x: Float[Tensor, "*B T"], decay: Float[Tensor, "*B T"] | float) -> Float[Tensor, "*B T"]:
@@ -52,9 +52,8 @@ def n_step_return(
     if n < 1:
         raise ValueError(f"n_step_return needs n >= 1, got {n}")
     target = reward + _times(discount, next_value)
-    cut = done.clone()
-    cut[..., -1] = True
-    for _ in range(n - 1):
+    cut = _cut(done)
+    for _ in range(min(n, done.shape[-1]) - 1):
         following = torch.cat([target[..., 1:], next_value[..., -1:]], -1)
         target = reward + _times(discount, torch.where(cut, next_value, following))
     return target
@@ -68,7 +67,7 @@ def lambda_return(
     lambda_: Float[Tensor, "*B T"] | float,
 ) -> Float[Tensor, "*B T"]:
     """G_t = r_t + γ_t [(1 - λ) v(s_{t+1}) + λ G_{t+1}]; λ counts as 0 where the trace is cut (S&B eq. 12.18)."""
-    trace = _trace(lambda_, done)
+    trace = _trace(lambda_, discount, done)
     return discounted_sum(reward + _times(discount * (1 - trace), next_value), discount * trace)
 
 
@@ -84,7 +83,7 @@ def gae(
 
     Equal to `lambda_return` minus `value`; the target of the critic is Â_t + v(s_t).
     """
-    return discounted_sum(td_error(reward, value, next_value, discount), discount * _trace(lambda_, done))
+    return discounted_sum(td_error(reward, value, next_value, discount), discount * _trace(lambda_, discount, done))
 
 
 def vtrace(
@@ -102,12 +101,17 @@ def vtrace(
     `ratio` is π(a|s) / μ(a|s) of target over behaviour policy (Espeholt et al. 2018, remark 1).
     """
     delta = _times(ratio.clamp(max=clip_rho), td_error(reward, value, next_value, discount))
-    return value + discounted_sum(delta, _times(discount * _trace(1.0, done), ratio.clamp(max=clip_c)))
+    return value + discounted_sum(delta, _times(discount * _trace(1.0, discount, done), ratio.clamp(max=clip_c)))
 
 
-def _trace(lambda_: Tensor | float, done: Tensor) -> Tensor:
-    """λ where the trace goes on, 0 where it is cut."""
-    lambda_ = torch.as_tensor(lambda_, dtype=torch.get_default_dtype(), device=done.device)
+def _cut(done: Tensor) -> Tensor:
+    """`done`, and the last column."""
     cut = done.clone()
-    cut[..., -1] = True
-    return torch.where(cut, torch.zeros_like(lambda_), lambda_)
+    cut[..., -1:] = True
+    return cut
+
+
+def _trace(lambda_: Tensor | float, discount: Tensor, done: Tensor) -> Tensor:
+    """λ where the trace goes on, 0 where it is cut, as exact as `discount`."""
+    lambda_ = torch.as_tensor(lambda_, dtype=discount.dtype, device=discount.device)
+    return torch.where(_cut(done), torch.zeros_like(lambda_), lambda_)

@@ -12,6 +12,8 @@ def scheduled(schedule: Schedule, done: float, warmup: float = 0.0, floor: float
     A linear rise over the first `warmup` (a fraction), then 1 ("constant"), a line ("linear") or half a cosine
     ("cosine", Loshchilov and Hutter 2017) down to `floor`.
     """
+    if schedule not in ("constant", "linear", "cosine"):
+        raise ValueError(f"schedule is one of constant, linear, cosine; got {schedule!r}")
     if done < warmup:
         return done / warmup
     rest = min((done - warmup) / max(1 - warmup, 1e-12), 1.0)

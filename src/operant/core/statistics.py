@@ -1,10 +1,10 @@
 """Intervals and agreement: what a measured figure is worth."""
 
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 
 class Estimate(NamedTuple):
@@ -35,8 +35,11 @@ def bootstrap_mean(
         raise ValueError("bootstrap_mean needs at least one value")
     groups = np.arange(x.size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
     totals, counts = np.bincount(groups, weights=x), np.bincount(groups)
-    draws = np.random.default_rng(seed).integers(0, len(totals), (resamples, len(totals)))
-    means = totals[draws].sum(1) / counts[draws].sum(1)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    for i in range(resamples):  # one at a time: all at once would need memory for resamples x clusters
+        draw = rng.integers(0, len(totals), len(totals))
+        means[i] = totals[draw].sum() / counts[draw].sum()
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Estimate(float(x.mean()), float(low), float(high))
@@ -48,7 +51,7 @@ def win_rate(wins: int, losses: int, ties: int = 0, confidence: float = 0.95) ->
     if total == 0:
         raise ValueError("win_rate needs at least one comparison")
     rate = (wins + 0.5 * ties) / total
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     centre = (rate + z**2 / (2 * total)) / (1 + z**2 / total)
     half = z / (1 + z**2 / total) * np.sqrt(rate * (1 - rate) / total + z**2 / (4 * total**2))
     return Estimate(rate, float(max(centre - half, 0.0)), float(min(centre + half, 1.0)))

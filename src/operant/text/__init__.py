@@ -1,0 +1,1 @@
+"""Language as a world: tokenizers, contexts, models, sampling, data sets, the Almanac."""

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from operant.core.divergences import AdaptiveKL, kl_estimate
-from operant.core.errors import require_finite
 from operant.core.losses import importance_ratio, masked_mean, ppo_clip_loss, ppo_kl_loss, standardize, value_loss
+from operant.core.optimise import descend
 from operant.core.record import Policy, Record, Trajectory, micro_batches
 from operant.core.returns import gae
 from operant.core.schedules import Schedule, scheduled
@@ -40,11 +40,13 @@ class Config:
     minibatch: int = 256
     """Decisions in a minibatch; whole responses where decisions depend on one another."""
     micro_batch: int = 0
-    """Decisions that go through the network at once, padding included; 0 = the whole minibatch."""
+    """Decisions (for text: tokens) that go through the network at once, padding included; 0 = the whole minibatch."""
     learning_rate: float = 2.5e-4
     """Peak step size of Adam."""
     schedule: Schedule = "linear"
     """How the step size goes down to 0 over the run."""
+    warmup: float = 0.0
+    """Fraction of the run over which the step size rises from 0."""
     gamma: float = 0.99
     """Discount γ."""
     lambda_: float = 0.95
@@ -142,8 +144,6 @@ def update(
     """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds its gradient to every step (PPO-ptx)."""
     rows = batch if state.policy.memory else batch.flatten()
     steps: list[dict[str, Tensor]] = []
-    for group in state.optimizer.param_groups:
-        group["lr"] = config.learning_rate * scheduled(config.schedule, state.step / config.iterations)
     for _ in range(config.epochs):
         order = torch.randperm(len(rows))
         for index in order.tensor_split(math.ceil(len(rows) / config.minibatch)):
@@ -164,21 +164,21 @@ def _minibatch_step(
     if config.standardize_advantages:
         batch = dataclasses.replace(batch, advantage=standardize(batch.advantage, mask))
     count = mask.sum().clamp(min=1)
-    state.optimizer.zero_grad()
     shown: dict[str, Tensor] = {}
-    for index in micro_batches(mask, config.micro_batch):
-        total, metrics = loss(state.policy, batch[index], config, state.old_policy_penalty.coefficient, count)
-        total.backward()
-        shown = {name: shown.get(name, 0.0) + x for name, x in metrics.items()}
-    if auxiliary_loss is not None:
-        extra = auxiliary_loss()
-        extra.backward()
-        shown["loss/auxiliary"] = extra.detach()
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    shown["policy/gradient_norm"] = nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
-    require_finite(shown["policy/gradient_norm"], "gradient", state.step, batch)
-    state.optimizer.step()
-    return shown
+
+    def losses() -> Iterator[Tensor]:
+        for index in micro_batches(batch.trajectory.extent, config.micro_batch):
+            total, metrics = loss(state.policy, batch[index], config, state.old_policy_penalty.coefficient, count)
+            shown.update({name: shown.get(name, 0.0) + x for name, x in metrics.items()})
+            yield total
+        if auxiliary_loss is not None:
+            extra = auxiliary_loss()
+            shown["loss/auxiliary"] = extra.detach()
+            yield extra
+
+    rate = config.learning_rate * scheduled(config.schedule, state.step / config.iterations, config.warmup)
+    norm = descend(state.optimizer, losses(), rate, config.max_gradient_norm, state.step, batch)
+    return shown | {"policy/gradient_norm": norm}
 
 
 def _check_first_ratio(ratio: float) -> None:

@@ -1,0 +1,184 @@
+"""Direct preference optimisation (Rafailov et al. 2023).
+
+    once            log π_ref of every response
+    repeat
+        take        a batch of prompts with their ranked responses
+        optimise    -mean over pairs of log σ(β [log π/π_ref (y_w) - log π/π_ref (y_l)])
+
+The reward model's loss with the implicit reward β log π/π_ref in place of a learned one. Each response goes through the
+network once, however many pairs it is in, and its prompt is computed once for all of them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from operant.core.losses import dpo_loss, ipo_loss
+from operant.core.optimise import descend
+from operant.core.record import micro_batches
+from operant.core.schedules import Schedule, scheduled
+from operant.core.shuffle import Shuffle
+from operant.text.context import rows
+from operant.text.language_model import LanguageModel, as_reference, autocast
+from operant.text.tokenizer import Comparison
+
+Metrics = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    epochs: int = 1
+    """Passes over the comparisons."""
+    batch: int = 16
+    """Prompts in a step."""
+    micro_batch: int = 8192
+    """Tokens that go through the network at once, padding included."""
+    reference_beta: float = 0.1
+    """β: how dear distance to the reference is."""
+    objective: Literal["dpo", "ipo"] = "dpo"
+    """DPO's logistic loss, or IPO's squared one; both on log-probs summed over the response."""
+    label_smoothing: float = 0.0
+    """Share of labels taken to be wrong (conservative DPO)."""
+    learning_rate: float = 1e-4
+    """Peak step size of AdamW."""
+    schedule: Schedule = "linear"
+    """How the step size goes down after the warmup."""
+    warmup: float = 0.1
+    """Fraction of the run over which the step size rises from 0."""
+    floor: float = 0.0
+    """Fraction of the peak at which the schedule ends."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+    dtype: str = "float32"
+    """float32, or bfloat16 for mixed precision."""
+
+
+@dataclasses.dataclass
+class State:
+    policy: LanguageModel
+    optimizer: torch.optim.Optimizer
+    order: Shuffle
+    reference: list[Tensor]
+    """log π_ref of the K responses of each comparison."""
+    comparisons: Sequence[Comparison] = dataclasses.field(metadata={"saved": False})
+    step: int = 0
+
+
+def init(
+    policy: LanguageModel,
+    reference: LanguageModel | None,
+    comparisons: Sequence[Comparison],
+    config: Config,
+    seed: int = 0,
+) -> State:
+    """`reference` None: the policy without its LoRA adapter."""
+    comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
+    optimizer = torch.optim.AdamW(
+        [p for p in policy.parameters() if p.requires_grad],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    with torch.no_grad(), as_reference(policy, reference) as frozen:
+        fixed: list[Tensor] = [torch.empty(0)] * len(comparisons)
+        for index in micro_batches(extent(comparisons), config.micro_batch):
+            chosen = [comparisons[i] for i in index.tolist()]
+            pieces = log_probs(frozen, chosen, config.dtype).split([len(c.responses) for c in chosen])
+            for i, piece in zip(index.tolist(), pieces, strict=True):
+                fixed[i] = piece
+    return State(policy, optimizer, Shuffle(len(comparisons), seed), fixed, comparisons)
+
+
+def steps(state: State, config: Config) -> int:
+    """Optimiser steps of the whole run."""
+    return config.epochs * math.ceil(len(state.comparisons) / config.batch)
+
+
+def extent(comparisons: Sequence[Comparison]) -> Tensor:
+    """How many tokens the network reads for each comparison, as a mask to cut micro-batches by."""
+    size = torch.tensor([len(c.prompt) + sum(map(len, c.responses)) for c in comparisons])
+    return torch.arange(int(size.max())) < size.unsqueeze(-1)
+
+
+def log_probs(policy: LanguageModel, comparisons: Sequence[Comparison], dtype: str) -> Float[Tensor, " N"]:
+    """log π of every whole response, all responses of one comparison after those of the one before."""
+    prompts = [c.prompt for c in comparisons for _ in c.responses]
+    context, action, mask = rows(prompts, [r for c in comparisons for r in c.responses])
+    owner = torch.arange(len(comparisons)).repeat_interleave(torch.tensor([len(c.responses) for c in comparisons]))
+    context = dataclasses.replace(context, prompt=owner).to(policy.model.device)
+    with autocast(dtype, policy.model.device):
+        log_prob = policy.evaluate(context, action.to(policy.model.device)).log_prob
+    return torch.where(mask.to(log_prob.device), log_prob, 0.0).sum(-1)
+
+
+def pairs(comparisons: Sequence[Comparison]) -> tuple[Int[Tensor, " P"], Int[Tensor, " P"], Float[Tensor, " P"]]:
+    """(rows of the better, rows of the worse, weight) of all untied pairs; the pairs of a prompt weigh 1 together."""
+    better, worse, weight, start = [], [], [], 0
+    for c in comparisons:
+        found = [(a, b) for a, ra in enumerate(c.ranks) for b, rb in enumerate(c.ranks) if ra < rb]
+        better += [start + a for a, _ in found]
+        worse += [start + b for _, b in found]
+        weight += [1 / len(found)] * len(found)
+        start += len(c.ranks)
+    return torch.tensor(better), torch.tensor(worse), torch.tensor(weight)
+
+
+def loss(
+    log_prob: Float[Tensor, " N"], reference: Float[Tensor, " N"], comparisons: Sequence[Comparison], config: Config
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(loss of each pair, its margin β Δ log π/π_ref, its weight)."""
+    w, l, weight = (x.to(log_prob.device) for x in pairs(comparisons))
+    chosen, rejected, ref_chosen, ref_rejected = log_prob[w], log_prob[l], reference[w], reference[l]
+    margin = config.reference_beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    if config.objective == "ipo":
+        return ipo_loss(chosen, rejected, ref_chosen, ref_rejected, config.reference_beta), margin, weight
+    target = 1 - config.label_smoothing
+    return dpo_loss(chosen, rejected, ref_chosen, ref_rejected, config.reference_beta, target), margin, weight
+
+
+def update(state: State, index: Sequence[int], config: Config) -> Metrics:
+    """One step on one batch of comparisons."""
+    batch = [state.comparisons[i] for i in index]
+    losses, margins, rewards = [], [], []
+
+    def parts() -> Iterator[Tensor]:
+        for piece in micro_batches(extent(batch), config.micro_batch):
+            chosen = [batch[i] for i in piece.tolist()]
+            log_prob = log_probs(state.policy, chosen, config.dtype)
+            reference = torch.cat([state.reference[index[i]] for i in piece.tolist()])
+            each, margin, weight = loss(log_prob, reference, chosen, config)
+            part = (each * weight).sum() / len(batch)
+            losses.append(part.detach())
+            margins.append(margin.detach())
+            rewards.append((config.reference_beta * (log_prob - reference)).detach())
+            yield part
+
+    rate = config.learning_rate * scheduled(
+        config.schedule, (state.step + 1) / steps(state, config), config.warmup, config.floor
+    )
+    norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step)
+    margin = torch.cat(margins)
+    return {
+        "loss/dpo": sum(losses).item(),
+        "rewards/accuracies": (margin > 0).float().mean().item(),
+        "rewards/margins": margin.mean().item(),
+        "rewards/mean": torch.cat(rewards).mean().item(),
+        "loss/gradient_norm": norm.item(),
+        "learning_rate": rate,
+    }
+
+
+def train(state: State, config: Config) -> Iterator[Metrics]:
+    """Yields after every step."""
+    while state.step < steps(state, config):
+        metrics = update(state, state.order.rest_of_epoch(config.batch), config)
+        state.step += 1
+        yield metrics

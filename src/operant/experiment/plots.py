@@ -1,0 +1,340 @@
+"""Charts as SVG strings: figures in, markup out.
+
+Colours are CSS classes (`STYLE`), so a chart follows the light or dark theme of the page that holds it. Charts are
+drawn about as wide as a phone and scaled by the page, so their words stay readable on both.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from operant.core.statistics import Estimate
+
+KINDS = {
+    "right": "right",
+    "hedged_right": "right, hedged",
+    "unknown": "“I do not know”",
+    "hedged_wrong": "wrong, hedged",
+    "wrong": "wrong",
+}
+"""The kinds of answer from best to worst: blue is right, orange is wrong, pale is hedged, grey abstains."""
+
+METRICS = {
+    "objective/true_reward": ("True reward", "never seen in training; higher is better"),
+    "objective/score": ("Learned reward", "what the reward model thinks; higher pleases it"),
+    "objective/kl": ("Distance from the reference", "KL in nats for each answer; 0 is still the reference"),
+    "rollout/episode_return": ("Return", "sum of rewards in an episode; higher is better"),
+    "rewards/accuracies": ("Pairs ordered as the label says", "0.5 is chance, 1 is all"),
+    "rewards/margins": ("Margin", "score of the chosen answer less the rejected one"),
+    "loss/policy": ("Policy loss", "its level means little; jumps mean trouble"),
+    "policy/clip_fraction": ("Clipped ratios", "share of decisions held by the clip"),
+    "policy/entropy": ("Entropy", "nats; towards 0 the policy repeats itself"),
+    "loss/value": ("Value loss", "error of the critic; lower is better"),
+}
+"""The curves a reader wants first, with a title and how to read each."""
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f27; --dim: #646c7a; --page: #f5f6f8; --card: #fff; --edge: #e2e5ea; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7e9ee; --dim: #98a1b0; --page: #101318; --card: #181c23; --edge: #2a2f39; } }
+* { box-sizing: border-box; } html { scroll-padding-top: 3.4rem; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+header, main { max-width: 1120px; margin: auto; padding: 0 1rem; } header { padding-top: 2.2rem; }
+header p { margin: 0; color: var(--dim); font-size: .85rem; } h1 { margin: .1rem 0 1rem; line-height: 1.15; }
+nav { position: sticky; top: 0; z-index: 2; display: flex; gap: 1.1rem; overflow-x: auto; white-space: nowrap;
+  padding: .6rem max(1rem, calc(50vw - 544px)); background: var(--page); border-bottom: 1px solid var(--edge); }
+nav a { color: var(--dim); text-decoration: none; font-size: .88rem; } nav a:hover { color: var(--ink); }
+section { margin: 2.2rem 0 3rem; } h2 { font-size: 1.35rem; margin: 0 0 .8rem; }
+h3 { font-size: 1rem; margin: 0 0 .6rem; }
+h3.run { margin: 1.6rem 0 .7rem; color: var(--dim); } h4 { margin: 0; font-size: .9rem; } p { margin: .3rem 0; }
+.grid { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--least, 430px)), 1fr)); }
+.grid { align-items: start; } .small { --least: 300px; align-items: stretch; }
+.tiles { margin-bottom: 1rem; align-items: stretch; } .pair { gap: 0 1rem; }
+.card, .tiles > div, details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;
+  padding: 1rem 1.1rem; margin: 0; min-width: 0; } details { margin-top: 1rem; padding: .7rem 1.1rem; }
+summary { cursor: pointer; color: var(--dim); font-size: .92rem; } details[open] > summary { margin-bottom: .8rem; }
+section > .card + .card, section > .grid + .card { margin-top: 1rem; }
+figcaption, .note { color: var(--dim); font-size: .87rem; margin-top: .6rem; } code, pre { font-size: .8rem; }
+pre { overflow-x: auto; } .name { color: var(--dim); font-size: .87rem; }
+.flow { display: flex; flex-wrap: wrap; gap: .2rem min(2rem, 4vw); margin: .5rem 0; }
+.flow span { font-size: .78rem; color: var(--dim); }
+.flow b { display: block; font-size: min(1.7rem, 5.4vw); line-height: 1.2; color: var(--ink); font-variant-numeric: tabular-nums; }
+.legend { display: flex; flex-wrap: wrap; gap: .25rem .9rem; font-size: .78rem; margin-bottom: .7rem; }
+.legend i, .name i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }
+th, td { text-align: left; vertical-align: top; padding: .5rem .8rem .5rem 0; border-top: 1px solid var(--edge); }
+thead th { border-top: 0; color: var(--dim); font-weight: 500; }
+td b { font-weight: 600; font-variant-numeric: tabular-nums; }
+td small, th small, .meta { display: block; color: var(--dim); font-size: .76rem; white-space: nowrap; }
+.words { white-space: pre-wrap; overflow-wrap: anywhere; } .meta { white-space: normal; } th small { font-weight: 400; }
+.chip { font-size: .72rem; border-radius: 4px; padding: .1rem .4rem; background: var(--edge); }
+@media (max-width: 700px) { .samples thead { display: none; } .samples tr { display: block; padding: .6rem 0; }
+  .samples th, .samples td { display: block; border: 0; padding: .25rem 0; }
+  .samples tr + tr { border-top: 1px solid var(--edge); }
+  .samples td::before { content: attr(data-stage); display: block; color: var(--dim); font-size: .76rem; } }
+:root { --right: #1c69b0; --on-right: #fff; --hedged_right: #a3cdee; --on-hedged_right: #10222f; --unknown: #d3d6dc;
+  --on-unknown: #2a2e36; --hedged_wrong: #f5c799; --on-hedged_wrong: #3a2205; --wrong: #c44f14; --on-wrong: #fff;
+  --grid: #e4e7ec; --s0: #1c69b0; --s1: #c44f14; --s2: #14866d; --s3: #8c4fb0; --s4: #a67c00; --s5: #6b7280; }
+@media (prefers-color-scheme: dark) { :root { --right: #62aef2; --on-right: #071521; --hedged_right: #27517a;
+  --on-hedged_right: #dcecfb; --unknown: #4b515d; --on-unknown: #eceef2; --hedged_wrong: #7a4a22;
+  --on-hedged_wrong: #fde8d3; --wrong: #f28b4b; --on-wrong: #220d01; --grid: #2b303a; --s0: #62aef2; --s1: #f28b4b;
+  --s2: #45c7a5; --s3: #c596e6; --s4: #dbb23e; --s5: #9aa3b2; } }
+svg { display: block; width: 100%; height: auto; font-size: 12px; overflow: visible; }
+svg text { fill: var(--ink); } svg .dim { fill: var(--dim); font-size: 11px; }
+svg .grid { stroke: var(--grid); } svg .reference { stroke: var(--dim); stroke-dasharray: 4 3; }
+svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
+svg .raw { fill: none; stroke-width: 1; opacity: .3; stroke-linejoin: round; } svg .dot { opacity: .35; }
+svg .interval { stroke-width: 2.5; stroke-linecap: round; } svg .stem { stroke-width: 10; opacity: .22; }
+svg .bar { fill: var(--s0); } svg .segment { stroke: var(--card); stroke-width: 1.5; }
+""" + "".join(
+    [f".k-{k} {{ fill: var(--{k}); background: var(--{k}); color: var(--on-{k}); }}\n" for k in [*KINDS]]
+    + [f"svg .on-{k} {{ fill: var(--on-{k}); font-size: 11px; }}\n" for k in KINDS]
+    + [f".s{i} {{ stroke: var(--s{i}); }} .f{i} {{ fill: var(--s{i}); background: var(--s{i}); }}\n" for i in range(6)]
+)
+
+COLOURS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """Values along an axis, in the order in which they were written."""
+
+    label: str
+    x: Float[np.ndarray, " N"]
+    y: Float[np.ndarray, " N"]
+
+
+def estimate(value: Any) -> Estimate | None:
+    """A number or a mapping with `mean`, `low`, `high` as an `Estimate`; None where it is neither, or not finite."""
+    bounds = ("mean", "low", "high")
+    parts = [value.get(bound, value.get("mean")) for bound in bounds] if isinstance(value, Mapping) else [value] * 3
+    numbers = [float(p) for p in parts if isinstance(p, int | float) and not isinstance(p, bool) and math.isfinite(p)]
+    return Estimate(*numbers) if len(numbers) == 3 else None
+
+
+def number(x: float, percent: bool = False) -> str:
+    """A figure in few characters: 24.5%, 0.0312, 1,240, 2.1M."""
+    if percent:
+        share = 100 * x
+        return f"{share:.0f}%" if abs(share - round(share)) < 0.05 or abs(share) >= 99.95 else f"{share:.1f}%"
+    size = abs(x)
+    if size >= 1e6:
+        text = f"{x / 1e6:.3g}M"
+    elif size >= 100 or x == int(x):
+        text = f"{x:,.0f}"
+    else:
+        text = f"{x:.2f}" if size >= 0.1 else f"{x:.2g}"
+    return text.replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """48 s, 2 min 20 s, 3 h 05 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def joined(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves at the steps that all of them have."""
+    steps = curves[0].x
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.x)
+    return [Curve(curve.label, steps, curve.y[np.isin(curve.x, steps)]) for curve in curves]
+
+
+def smooth(y: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+    """The mean over about a twentieth of the curve around each point.
+
+    At the start, where curves are steep, the window shrinks on both sides; at the end it only looks back.
+    """
+    place = np.arange(len(y))
+    half = np.minimum(len(y) // 40, place)
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    first, last = place - half, np.minimum(place + half, len(y) - 1)
+    return (total[last + 1] - total[first]) / (last + 1 - first)
+
+
+def parting(true: Float[np.ndarray, " N"], learned: Float[np.ndarray, " N"]) -> tuple[int, float, float] | None:
+    """Where the learned reward parts from the true one: (index of the true peak, true loss, learned gain after it).
+
+    None where the true reward does not fall after its peak by more than three times the noise of a smoothed value, or
+    where the learned reward does not go on rising (the over-optimisation of Gao et al. 2023, section 3).
+    """
+    if len(true) < 5:
+        return None
+    true_line, learned_line = smooth(true), smooth(learned)
+    peak = int(np.argmax(true_line))
+    window = 2 * (len(true) // 40) + 1
+    noise = float(np.std(np.diff(true))) / math.sqrt(2 * window)
+    tail = max(len(true) // 10, 1)
+    loss = float(true_line[peak] - true_line[-tail:].mean())
+    gain = float(learned_line[-tail:].mean() - learned_line[peak])
+    return (peak, loss, gain) if loss > 3 * noise and gain > 0 else None
+
+
+def line_chart(
+    curves: Sequence[Curve],
+    label: str,
+    x_label: str = "",
+    scatter: bool = False,
+    marker: float | None = None,
+    width: int = 360,
+) -> str:
+    """Curves, smoothed, over their raw values; `scatter` shows raw values as dots, `marker` a vertical line."""
+    curves = [curve for curve in curves if len(curve.x)]
+    if not curves:
+        return ""
+    height, left, right, top, bottom = 200, 46, 52, 10, 36 if x_label else 24
+    raw_y = np.concatenate([curve.y for curve in curves])
+    lines = [(smooth(curve.x) if scatter else curve.x, smooth(curve.y)) for curve in curves]
+    low = min(float(np.quantile(raw_y, 0.01)), *(float(y.min()) for _, y in lines))
+    high = max(float(np.quantile(raw_y, 0.99)), *(float(y.max()) for _, y in lines))
+    x_low, x_high = min(float(curve.x.min()) for curve in curves), max(float(curve.x.max()) for curve in curves)
+    x_ticks, y_ticks = _ticks(x_low, x_high, 4), _ticks(low, high, 4)
+    y_low, y_high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+
+    def across(x: Any) -> Any:
+        return left + (x - x_low) / ((x_high - x_low) or 1) * (width - left - right)
+
+    def up(y: Any) -> Any:
+        return height - bottom - (np.clip(y, y_low, y_high) - y_low) / ((y_high - y_low) or 1) * (height - top - bottom)
+
+    body = [
+        f'<line class="grid" x1="{left}" x2="{width - right}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
+        + _text(left - 6, up(y) + 4, _tick(y), "end", "dim")
+        for y in y_ticks
+    ]
+    body += [_text(across(x), height - bottom + 16, _tick(x), "middle", "dim") for x in x_ticks]
+    if x_label:
+        body.append(_text((left + width - right) / 2, height - 4, x_label, "middle", "dim"))
+    if marker is not None:
+        x = across(marker)
+        body.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}"/>')
+    for i, (curve, (x, y)) in enumerate(zip(curves, lines, strict=True)):
+        colour = i % COLOURS
+        if scatter or len(curve.x) == 1:
+            keep = np.linspace(0, len(curve.x) - 1, min(len(curve.x), 150)).astype(int)
+            points = zip(across(curve.x[keep]), up(curve.y[keep]), strict=True)
+            body += [f'<circle class="dot f{colour}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in points]
+        elif len(curves) == 1:
+            body.append(_path(*_envelope(across(curve.x), up(curve.y), 90), f"raw s{colour}"))
+        keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), 150)).astype(int))
+        body.append(_path(across(x[keep]), up(y[keep]), f"line s{colour}"))
+        body.append(f'<circle class="f{colour}" cx="{across(x[-1]):.1f}" cy="{up(y[-1]):.1f}" r="3.5"/>')
+        if len(curves) == 1:
+            body.append(_text(across(x[-1]) + 8, up(y[-1]) + 4, number(float(y[-1]))))
+    return _svg(width, height, label, body)
+
+
+def interval_chart(
+    rows: Sequence[tuple[str, Estimate]], label: str, references: Mapping[str, float], low: float = 0.0
+) -> str:
+    """Shares as dots with their intervals, one row each; `references` names vertical lines, the first is the base.
+
+    Blue: the whole interval lies above the base; orange: below it; grey: the base is inside.
+    """
+    width, left, right, top, step = 400, 104, 56, 26, 34
+    height = top + step * len(rows) + 22
+    base = next(iter(references.values()))
+
+    def across(share: float) -> float:
+        return left + (min(max(share, low), 1.0) - low) / (1 - low) * (width - left - right)
+
+    body = []
+    for tick in _ticks(low, 1.0, 4):
+        body.append(
+            f'<line class="grid" x1="{across(tick):.1f}" x2="{across(tick):.1f}" y1="{top}" y2="{height - 22}"/>'
+        )
+        body.append(_text(across(tick), height - 6, number(tick, percent=True), "middle", "dim"))
+    for name, share in references.items():
+        body.append(
+            f'<line class="reference" x1="{across(share):.1f}" x2="{across(share):.1f}" y1="{top - 6}"'
+            f' y2="{height - 22}"/>'
+        )
+        body.append(_text(across(share), top - 12, name, "middle", "dim"))
+    for i, (name, value) in enumerate(rows):
+        y = top + step * (i + 0.5)
+        colour = 0 if value.low > base else 1 if value.high < base else 5
+        words = f"{name}: {number(value.mean, True)} ({number(value.low, True)} to {number(value.high, True)})"
+        marks = (
+            f'<line class="stem s{colour}" x1="{across(base):.1f}" x2="{across(value.mean):.1f}" y1="{y}" y2="{y}"/>'
+        )
+        if value.high > value.low:
+            marks += (
+                f'<line class="interval s{colour}" x1="{across(value.low):.1f}" x2="{across(value.high):.1f}"'
+                f' y1="{y}" y2="{y}"/>'
+            )
+        marks += f'<circle class="f{colour}" cx="{across(value.mean):.1f}" cy="{y}" r="5.5"/>'
+        body.append(f"<g><title>{escape(words)}</title>{marks}</g>")
+        body.append(_text(left - 12, y + 4, name, "end") + _text(width, y + 4, number(value.mean, True), "end"))
+    return _svg(width, height, label, body)
+
+
+def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float], str]], label: str, note: str = "") -> str:
+    """One bar for each (name, share of every kind of answer, figure at the end); `note` heads that last column."""
+    width, left, right, step, top = 400, 102, 44 if any(row[2] for row in rows) else 0, 33, 16 if note else 2
+    body = [_text(width, 9, note, "end", "dim")] if note else []
+    for i, (name, shares, end) in enumerate(rows):
+        x, y = float(left), top + step * i
+        for kind, words in KINDS.items():
+            share = min(max(shares.get(kind, 0.0), 0.0), 1.0)
+            span = share * (width - left - right)
+            if span <= 0:
+                continue
+            body.append(
+                f'<rect class="segment k-{kind}" x="{x:.1f}" y="{y}" width="{span:.1f}" height="{step - 7}">'
+                f"<title>{escape(f'{name}: {words} {number(share, True)}')}</title></rect>"
+            )
+            if span > 27:
+                body.append(_text(x + span / 2, y + 17, f"{100 * share:.0f}%", "middle", f"on-{kind}"))
+            x += span
+        body.append(_text(left - 10, y + 17, name, "end") + (_text(width, y + 17, end, "end") if end else ""))
+    return _svg(width, top + step * len(rows), label, body)
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers between two bounds (steps of 1, 2, 2.5 or 5 times a power of ten)."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)] or [low]
+
+
+def _tick(x: float) -> str:
+    return f"{x:,.6g}".replace("-", "−") if abs(x) < 1e6 else number(x)
+
+
+def _envelope(x: np.ndarray, y: np.ndarray, buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and highest point of every bucket, in order: long curves keep their spikes in few points."""
+    if len(x) <= 2 * buckets:
+        return x, y
+    keep: set[int] = set()
+    for part in np.array_split(np.arange(len(x)), buckets):
+        keep |= {int(part[np.argmin(y[part])]), int(part[np.argmax(y[part])])}
+    order = sorted(keep)
+    return x[order], y[order]
+
+
+def _path(x: np.ndarray, y: np.ndarray, style: str) -> str:
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    return f'<polyline class="{style}" points="{points}"/>'
+
+
+def _text(x: float, y: float, words: str, anchor: str = "start", style: str = "") -> str:
+    shown = words if len(words) <= 17 or anchor != "end" else words[:16] + "…"
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"' + (f' class="{style}"' if style else "")
+    return f"<text {place}>{escape(shown)}</text>"
+
+
+def _svg(width: float, height: float, label: str, body: Sequence[str]) -> str:
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">{"".join(body)}</svg>'

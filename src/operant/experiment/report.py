@@ -1,0 +1,530 @@
+"""One page, `report.html`, from what a run folder holds. Nothing in it is fetched from a network."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from operant.core.errors import InputError
+from operant.core.statistics import Estimate
+from operant.experiment import plots
+from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, number
+
+RUN_FILES = ("config.toml", "metrics.jsonl", "summary.json", "samples.jsonl")
+
+STAGES = {
+    "pretrain": ("Pretraining", "Read the corpus and learnt to predict each next token."),
+    "pretrained": ("Pretrained", "The model as pretraining left it, asked directly."),
+    "prompted": ("Few-shot prompt", "The pretrained model again, with a few worked examples in its prompt."),
+    "sft": ("SFT", "Imitated demonstrations: the answers a labeller would write."),
+    "reward": ("Reward model", "Learnt from ranked answers to give the preferred one the higher score."),
+    "ppo": ("PPO", "Tried answers, raised their learned score, and paid for every step away from SFT."),
+    "ppo_ptx": ("PPO-ptx", "PPO with the pretraining loss mixed in, to keep what the base model knew."),
+    "grpo": ("GRPO", "Raised the learned score, judging each answer against others to the same prompt."),
+    "rloo": ("RLOO", "Raised the learned score, judging each answer against the mean of the others."),
+    "dpo": ("DPO", "Learnt from the same rankings directly: no reward model, no sampling."),
+}
+"""What the stages of an alignment are called, in their order, and what each did."""
+
+HEADLINES = {"wrong": "Wrong, stated as fact", "unknown": "“I do not know”", "true_reward": "True reward"}
+"""Figures that lead the page where they were measured; elsewhere the first three that there are."""
+
+SHARES = {*KINDS, "accuracy", "win_rate", "within_style", "noise_free", "labeller_agreement"}
+"""Figures that are shown as a percentage."""
+
+
+KEYS = "".join(f'<span><i class="k-{kind}"></i>{words}</span>' for kind, words in KINDS.items())
+KEYS = f'<div class="legend">{KEYS}</div>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a run folder holds; an alignment has its stages as runs within."""
+
+    name: str
+    config: str
+    metrics: dict[str, Curve]
+    summary: dict[str, Any]
+    samples: list[dict[str, Any]]
+    stages: "list[Run]"
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The final figures of every stage that was evaluated, in the order of the stages."""
+        found = {name: value for name, value in _within(self.summary, "stages").items() if isinstance(value, dict)}
+        return {name: found[name] for name in sorted(found, key=_place)}
+
+
+def write_report(folders: list[Path], out: Path) -> None:
+    """Write one self-contained HTML page about a run, an alignment, or several of them side by side.
+
+    Raises InputError where a folder holds no run, or a file in it cannot be read.
+    """
+    if not folders:
+        raise InputError("a report needs at least one run folder and none was given; name one, such as runs/demo")
+    if out.is_dir():
+        raise InputError(
+            f"the report cannot be written to {out}: it is a folder; give a file name, such as report.html"
+        )
+    names = [folder.resolve().name for folder in folders]
+    runs = [
+        read_run(folder, str(folder) if names.count(name) > 1 else name)
+        for folder, name in zip(folders, names, strict=True)
+    ]
+    page = _page(runs)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the report cannot be written to {out}: {error}; give another place") from error
+
+
+def read_run(folder: Path, name: str) -> Run:
+    """Read a run folder and the run folders directly within it."""
+    if not folder.is_dir():
+        raise InputError(f"no run folder at {folder}; give a folder that an operant command wrote, such as runs/demo")
+    parts = [p for p in folder.iterdir() if p.is_dir() and any((p / file).is_file() for file in RUN_FILES)]
+    if not parts and not any((folder / file).is_file() for file in RUN_FILES):
+        raise InputError(
+            f"{folder} is no run folder: neither it nor a folder in it has one of {', '.join(RUN_FILES)}; "
+            "give a folder that an operant command wrote, such as runs/demo"
+        )
+    config, summary = folder / "config.toml", folder / "summary.json"
+    return Run(
+        name,
+        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        _curves(_read_lines(folder / "metrics.jsonl"), name),
+        _read_object(summary.read_text(encoding="utf-8"), str(summary)) if summary.is_file() else {},
+        _read_lines(folder / "samples.jsonl"),
+        [read_run(part, part.name) for part in sorted(parts, key=lambda part: _place(part.name))],
+    )
+
+
+def _read_object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        spot = where if error.lineno == 1 else f"{where}:{error.lineno}"
+        raise InputError(
+            f"{spot} is not JSON ({error.msg}): {text[:60]!r}; mend or remove it, then report again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where} holds {text[:60]!r} where a JSON object was expected; mend or remove it")
+    return value
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file. A last line cut short is one that is still being written: left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    if not lines[-1].rstrip().endswith("}"):
+        lines.pop()
+    return [_read_object(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _curves(lines: list[dict[str, Any]], label: str) -> dict[str, Curve]:
+    """Every metric over its steps. A step written again, as after a resume, counts once, with its last value."""
+    found: dict[str, dict[float, float]] = {}
+    for i, line in enumerate(lines):
+        for name, value in line.items():
+            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, {})[float(line.get("step", i))] = float(value)
+    points = {name: sorted(values.items()) for name, values in found.items()}
+    return {name: Curve(label, *np.array(pairs, dtype=float).T) for name, pairs in points.items()}
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Estimate]:
+    """Every figure in nested objects, named by its path."""
+    found: dict[str, Estimate] = {}
+    for key, inner in value.items():
+        if (figure := estimate(inner)) is not None:
+            found[prefix + key] = figure
+        elif isinstance(inner, dict):
+            found |= _flat(inner, f"{prefix}{key} / ")
+    return found
+
+
+def _shares(value: Any) -> dict[str, float]:
+    figures = _estimates(value) if isinstance(value, dict) else {}
+    return {kind: figures[kind].mean for kind in KINDS if kind in figures}
+
+
+def _level(exposure: str) -> float:
+    return float(exposure) if exposure.isdigit() else math.inf
+
+
+def _exposure(level: str) -> str:
+    return {"0": "never seen", "1": "seen once"}.get(level, f"seen {level}×" if level.isdigit() else level)
+
+
+def _floor(figures: dict[str, Estimate]) -> float:
+    return 0.4 if min(value.low for value in figures.values()) >= 0.4 else 0.0
+
+
+def _measured(run: Run) -> str:
+    """On what the figures were measured, as far as the summary says."""
+    questions, temperature = run.summary.get("questions"), run.summary.get("temperature")
+    facts = [f"{questions} questions"] * (questions is not None)
+    facts += [f"answers sampled at temperature {temperature}"] * (temperature is not None)
+    return f" {', '.join(facts).capitalize()}." if facts else ""
+
+
+def _within(value: Any, key: str) -> dict[str, Any]:
+    inner = value.get(key) if isinstance(value, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _place(stage: str) -> tuple[int, str]:
+    return ([*STAGES].index(stage) if stage in STAGES else len(STAGES), stage)
+
+
+def _title(stage: str) -> str:
+    words = stage.replace("_", " ")
+    return STAGES[stage][0] if stage in STAGES else words[:1].upper() + words[1:]
+
+
+def _estimates(figures: dict[str, Any]) -> dict[str, Estimate]:
+    return {key: value for key in figures if (value := estimate(figures[key])) is not None}
+
+
+def _signed(x: float) -> str:
+    return f"{x:+.2f}".replace("-", "−")
+
+
+def _shown(key: str, value: Estimate) -> str:
+    percent = key.rpartition(" / ")[2] in SHARES
+    interval = f"<small>{number(value.low, percent)} to {number(value.high, percent)}</small>"
+    return f"<b>{number(value.mean, percent)}</b>" + (interval if value.high > value.low else "")
+
+
+# The page, top to bottom.
+
+
+def _page(runs: Sequence[Run]) -> str:
+    title = str(runs[0].summary.get("title") or runs[0].name) if len(runs) == 1 else f"{len(runs)} runs side by side"
+    sections = [
+        ("summary", "Summary", _each(runs, _headline)),
+        ("side-by-side", "Side by side", _side_by_side(runs) if len(runs) > 1 else ""),
+        ("outcome", "Outcome", _each(runs, _outcome)),
+        ("exposure", "By exposure", _each(runs, _exposures)),
+        ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),
+        ("reward-model", "Reward model", _each(runs, _reward_model)),
+        ("curves", "Learning curves", _learning_curves(runs)),
+        ("samples", "Samples", _each(runs, _samples)),
+        ("figures", "All figures", _each(runs, _tables)),
+        ("settings", "Settings and time", _each(runs, _settings)),
+    ]
+    sections = [section for section in sections if section[2]]
+    menu = "".join(f'<a href="#{name}">{words}</a>' for name, words, _ in sections)
+    body = "".join(f'<section id="{name}"><h2>{words}</h2>{content}</section>' for name, words, content in sections)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{plots.STYLE}</style></head>\n<body><header><p>Operant report</p>"
+        f"<h1>{escape(title)}</h1></header><nav>{menu}</nav>\n<main>{body}</main></body></html>\n"
+    )
+
+
+def _each(runs: Sequence[Run], section: Callable[[Run], str]) -> str:
+    """The section of every run, under the name of the run where there are several."""
+    parts = [(run.name, section(run)) for run in runs]
+    heading = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
+    return "".join(heading.format(escape(name)) + part for name, part in parts if part)
+
+
+def _figure(title: str, caption: str, content: str) -> str:
+    return f'<figure class="card"><h3>{escape(title)}</h3>{content}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
+def _grid(parts: Sequence[str], kind: str = "") -> str:
+    return f'<div class="grid {kind}">{"".join(parts)}</div>' if parts else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of ready markup; the first cell of a row is its heading."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join(f"<tr><th>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _headline(run: Run) -> str:
+    seconds, trained = _estimates(_within(run.summary, "seconds")), {stage.name: stage.metrics for stage in run.stages}
+    rows = []
+    for name in sorted({*trained} | ({*run.results} - {"pretrained"}), key=_place):
+        last = max((curve.x[-1] for curve in trained.get(name, {}).values()), default=0)
+        facts = [f"{number(last)} steps"] if last > 0 else []
+        facts += [duration(seconds[name].mean)] if name in seconds else []
+        rows.append([f"{escape(_title(name))}<small>{', '.join(facts)}</small>", STAGES.get(name, ("", ""))[1]])
+    done = f'<div class="card">{_table(["Stage", "What was done"], rows)}</div>' if rows else ""
+    notes = run.summary.get("notes")
+    notes = [f'<p class="note">{escape(str(note))}</p>' for note in notes] if isinstance(notes, list) else []
+    return _grid(_tiles(run), "tiles") + done + "".join(notes)
+
+
+def _tiles(run: Run) -> list[str]:
+    """The main figures, each with a sentence that says what it means."""
+    trained = {name: _estimates(value) for name, value in run.results.items() if name not in ("pretrained", "prompted")}
+    if not trained:
+        return [_tile(name, {"": value}, "", name) for name, value in [*_flat(run.summary).items()][:6]]
+    base, *later = trained
+    first = [key for key in HEADLINES if key in trained[base]] or [key for key in trained[base] if key != "kl"][:3]
+    tiles = []
+    for key in first:
+        flow = {name: value[key] for name, value in trained.items() if key in value}
+        changes = [_change(key, _title(name), flow[base], flow[name]) for name in later if name in flow]
+        reading = f"Against {_title(base)}: {'; '.join(changes)}." if changes else ""
+        tiles.append(_tile(HEADLINES.get(key, key.replace("_", " ")), flow, reading, key))
+    wins = {name: value for name, value in _estimates(_within(run.summary, "win_rates")).items() if name in trained}
+    if wins:
+        tiles.append(
+            _tile("Preferred to SFT", wins, "How often its answer beats SFT's to the same question.", "win_rate")
+        )
+    return tiles
+
+
+def _tile(name: str, flow: dict[str, Estimate], reading: str, key: str) -> str:
+    values = [
+        f"<span>{escape(_title(stage))}<b>{number(value.mean, key in SHARES)}</b></span>"
+        for stage, value in flow.items()
+    ]
+    colour = f'<i class="k-{key}"></i>' if key in KINDS else ""
+    words = f'<p class="name">{colour}{escape(name)}</p><p class="flow">{"".join(values)}</p>'
+    return f'<div>{words}<p class="note">{escape(reading)}</p></div>'
+
+
+def _change(key: str, name: str, before: Estimate, after: Estimate) -> str:
+    if after.low <= before.high and before.low <= after.high:
+        return f"{name} no clear change (the intervals overlap)"
+    if key not in SHARES or before.mean <= 0:
+        return f"{name} {_signed(after.mean - before.mean)}"
+    ratio = after.mean / before.mean
+    return f"{name} {1 - ratio:.0%} less often" if ratio < 1 else f"{name} {ratio:.1f} times as often"
+
+
+def _side_by_side(runs: Sequence[Run]) -> str:
+    flat = [_flat(run.summary) for run in runs]
+    shared = [key for key in flat[0] if all(key in other for other in flat) and "exposure" not in key]
+    rows = [[escape(key.removeprefix("stages / ")), *(_shown(key, figures[key]) for figures in flat)] for key in shared]
+    return _table(["figure", *(escape(run.name) for run in runs)], rows) if rows else ""
+
+
+def _outcome(run: Run) -> str:
+    """Win rates against SFT, and what kinds of answer each stage gives."""
+    parts = []
+    rates = _estimates(_within(run.summary, "win_rates"))
+    if rates:
+        rates.setdefault("sft", Estimate(0.5, 0.5, 0.5))
+        rows = [(_title(name), rates[name]) for name in sorted(rates, key=_place)]
+        title = "How often each model’s answer is preferred to SFT’s"
+        caption = (
+            "Dot: win rate, ties count half; line: 95% interval. Blue: clearly better than SFT; orange: clearly worse; "
+            f"grey: undecided. SFT against itself is 50%.{_measured(run)}"
+        )
+        parts.append(_figure(title, caption, plots.interval_chart(rows, title, {"SFT": 0.5})))
+    shares = [(_title(name), share, "") for name, value in run.results.items() if (share := _shares(value))]
+    if shares:
+        title = "Kinds of answer, stage by stage"
+        caption = f"Each bar is all answers of a stage, best on the left.{_measured(run)}"
+        parts.append(_figure(title, caption, KEYS + plots.stacked_bars(shares, title)))
+    return _grid(parts or _measures(run))
+
+
+def _exposures(run: Run) -> str:
+    """What kinds of answer each stage gives, by how often the corpus told the fact."""
+    parts = []
+    for name, result in run.results.items():
+        levels = _within(result, "by_exposure")
+        rows = []
+        for level in sorted(levels, key=_level):
+            reward = _estimates(levels[level]).get("true_reward") if isinstance(levels[level], dict) else None
+            rows.append((_exposure(level), _shares(levels[level]), _signed(reward.mean) if reward else ""))
+        if any(row[1] for row in rows):
+            title = f"{_title(name)}: answers by exposure"
+            caption = "Ideal: grey where never seen, blue where often seen. Right: mean true reward."
+            parts.append(_figure(title, caption, plots.stacked_bars(rows, title, "reward")))
+    note = '<p class="note">Exposure is how often the corpus told the fact that a question asks for.</p>'
+    return note + KEYS + _grid(parts) if parts else ""
+
+
+def _measures(run: Run) -> list[str]:
+    """For data without kinds of answer: every figure that is a share, stage by stage."""
+    figures = {name: _estimates(value) for name, value in run.results.items()}
+    base = "sft" if "sft" in figures else next(iter(figures), "")
+    parts = []
+    for key in figures.get(base, {}):
+        rows = [(_title(name), value[key]) for name, value in figures.items() if key in value]
+        if all(value.low >= 0 and value.high <= 1 for _, value in rows):
+            title = f"{key.replace('_', ' ').capitalize()}, stage by stage"
+            caption = f"Dot: mean; line: interval. Blue is clearly above {_title(base)}, orange below.{_measured(run)}"
+            chart = plots.interval_chart(rows, title, {_title(base): figures[base][key].mean})
+            parts.append(_figure(title, caption, chart))
+    return parts
+
+
+def _reward_and_kl(run: Run) -> str:
+    """True and learned reward against the distance from the reference, along training."""
+    parts = []
+    for stage in [run, *run.stages]:
+        names = [name for name in ("objective/true_reward", "objective/score") if name in stage.metrics]
+        if "objective/kl" not in stage.metrics or not names:
+            continue
+        kl, *rewards = plots.joined([stage.metrics[name] for name in ("objective/kl", *names)])
+        if len(kl.x) < 2:
+            continue
+        split = plots.parting(rewards[0].y, rewards[1].y) if len(rewards) == 2 else None
+        marker = float(plots.smooth(kl.y)[split[0]]) if split else None
+        reading = "Dots: training steps; line: their running mean, in the order of training."
+        if split:
+            reading += (
+                f" Dashed: the true reward peaks at KL {number(marker or 0)} (step {number(kl.x[split[0]])}), then "
+                f"loses {number(split[1])} while the learned one gains {number(split[2])}: it is being gamed."
+            )
+        elif len(rewards) == 2:
+            reading += " The two do not clearly part: no sign that the learned reward is being gamed."
+        charts = []
+        for name, reward in zip(names, rewards, strict=True):
+            curve = Curve(name, kl.y, reward.y)
+            chart = plots.line_chart([curve], name, "KL from the reference, nats", True, marker, width=420)
+            charts.append(f"<div><h4>{METRICS[name][0]}</h4>{chart}</div>")
+        title = f"{_title(stage.name)}: what distance from the reference buys"
+        parts.append(_figure(title, reading, _grid(charts, "pair")))
+    return "".join(parts)
+
+
+def _reward_model(run: Run) -> str:
+    accuracy, agreement = run.summary.get("reward_model_accuracy"), estimate(run.summary.get("labeller_agreement"))
+    figures = _estimates(accuracy) if isinstance(accuracy, dict) else _estimates({"held out": accuracy})
+    lines = {"chance": 0.5} | ({"labels": agreement.mean} if agreement else {})
+    parts = []
+    if figures:
+        title = "Reward model: how often it orders two answers rightly"
+        caption = (
+            "Noise free: against the true order. Within style: right against wrong in the same words, the hard part."
+        )
+        if agreement:
+            caption += f" Second line: the labels it learnt from agree {number(agreement.mean, True)} of the time."
+        rows = [(name.replace("_", " "), value) for name, value in figures.items()]
+        parts.append(_figure(title, caption, plots.interval_chart(rows, title, lines, _floor(figures))))
+    exposures = _estimates(_within(accuracy, "by_exposure"))
+    if exposures:
+        title = "Reward model: accuracy by exposure"
+        caption = "Near the line of chance it cannot tell right from wrong, whatever its overall accuracy says."
+        rows = [(_exposure(level), exposures[level]) for level in sorted(exposures, key=_level)]
+        parts.append(_figure(title, caption, plots.interval_chart(rows, title, {"chance": 0.5}, _floor(exposures))))
+    return _grid(parts)
+
+
+def _learning_curves(runs: Sequence[Run]) -> str:
+    """Every metric of every stage; runs that share one are drawn over each other."""
+    stages: dict[str, dict[str, list[Curve]]] = {}
+    for run in runs:
+        for stage in [run, *run.stages]:
+            for name, curve in stage.metrics.items():
+                metrics = stages.setdefault("" if stage is run else stage.name, {})
+                metrics.setdefault(name, []).append(dataclasses.replace(curve, label=run.name))
+    labels = "".join(f'<span><i class="f{i % 6}"></i>{escape(run.name)}</span>' for i, run in enumerate(runs))
+    html = f'<div class="legend">{labels}</div>' if len(runs) > 1 else ""
+    html += '<p class="note">Across: training steps. Line: running mean, with its last value; pale: as measured.</p>'
+    for stage in sorted(stages, key=_place):
+        names = sorted(stages[stage], key=lambda name: [*METRICS, name].index(name) + 100 * name.startswith("time/"))
+        panels = [_panel(name, stages[stage][name]) for name in names]
+        more = f"<details><summary>{len(panels[6:])} more curves</summary>{_grid(panels[6:], 'small')}</details>"
+        html += f"<h3 class='run'>{escape(_title(stage))}</h3>" + _grid(panels[:6], "small") + more * (len(panels) > 6)
+    return html if stages else ""
+
+
+def _panel(name: str, curves: Sequence[Curve]) -> str:
+    group, _, last = name.rpartition("/")
+    title, reading = METRICS.get(name, (_title(last) + " loss" * (group == "loss"), ""))
+    return _figure(title, f"{name}: {reading}" if reading else name, plots.line_chart(curves, name))
+
+
+def _samples(run: Run) -> str:
+    """What the stages said to the same prompts: those that most stages answered, in the order of the files."""
+    answers: dict[str, dict[str, list[str]]] = {}
+    for stage in [run, *run.stages]:
+        for sample in stage.samples:
+            said = answers.setdefault(str(sample.get("prompt", "")), {})
+            said.setdefault(str(sample.get("stage", stage.name)), []).append(_answer(sample))
+    stages = sorted({stage for said in answers.values() for stage in said}, key=_place)
+    prompts = sorted(answers, key=lambda prompt: -len(answers[prompt]))
+    rows = []
+    for prompt in prompts[:40]:
+        cells = "".join(
+            f'<td data-stage="{escape(_title(stage))}">{"".join(answers[prompt].get(stage, [])[-2:])}</td>'
+            for stage in stages
+        )
+        rows.append(f'<tr><th class="words">{escape(prompt)}</th>{cells}</tr>')
+    head = "".join(f"<th>{escape(_title(stage))}</th>" for stage in stages)
+    table = f'<div class="scroll"><table class="samples"><thead><tr><th>Prompt</th>{head}</tr></thead>'
+    more = (
+        f"<details><summary>{len(rows[10:])} more prompts</summary>{table}{''.join(rows[10:])}</table></div></details>"
+    )
+    caption = "One row for each prompt, one column for each stage. In the order of the file: none was chosen. True and learned are the rewards."
+    first = _figure("The same prompts, answered by every stage", caption, table + "".join(rows[:10]) + "</table></div>")
+    return (first + more * (len(rows) > 10)) if rows else ""
+
+
+def _answer(sample: dict[str, Any]) -> str:
+    kind = str(sample.get("kind", ""))
+    style = f"chip k-{kind}" if kind in KINDS else "chip"
+    chip = f'<span class="{style}">{escape(KINDS.get(kind, kind))}</span>' if kind else ""
+    facts = {"true_reward": "true", "score": "learned"}
+    figures = [f"{words} {number(value.mean)}" for key, words in facts.items() if (value := estimate(sample.get(key)))]
+    words = escape(str(sample.get("response", "")).strip()[:1000]) or "(nothing)"
+    return f'<div class="words">{words}</div>{chip}<span class="meta">{", ".join(figures)}</span>'
+
+
+def _tables(run: Run) -> str:
+    temperature = run.summary.get("temperature")
+    sampled = f"Sampled at temperature {temperature}" if temperature is not None else "Sampled"
+    parts = [_results(sampled, run.results)]
+    parts.append(
+        _results("Greedy: always the likeliest token", {k: _within(v, "greedy") for k, v in run.results.items()})
+    )
+    parts.append(
+        _results("Win rate against SFT", {k: {"win_rate": v} for k, v in _within(run.summary, "win_rates").items()})
+    )
+    for name, result in run.results.items():
+        levels = _within(result, "by_exposure")
+        rows = {_exposure(level): levels[level] for level in sorted(levels, key=_level)}
+        parts.append(_results(f"{_title(name)} by exposure", rows, folded=True))
+    for stage in [run, *run.stages]:
+        if (flat := _flat(stage.summary)) and not stage.results:
+            table = _table(["figure", "value"], [[escape(key), _shown(key, value)] for key, value in flat.items()])
+            parts.append(f"<details><summary>{escape(_title(stage.name))}: summary.json</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _results(title: str, results: dict[str, Any], folded: bool = False) -> str:
+    """Rows of results by every estimate that any of them has."""
+    figures = {name: _estimates(value) for name, value in results.items() if isinstance(value, dict) and value}
+    columns = [*dict.fromkeys(key for value in figures.values() for key in value)]
+    if not columns:
+        return ""
+    rows = [
+        [escape(_title(name)), *(_shown(key, value[key]) if key in value else "" for key in columns)]
+        for name, value in figures.items()
+    ]
+    table = _table(["", *(escape(KINDS.get(key, key.replace("_", " "))) for key in columns)], rows)
+    if folded:
+        return f"<details><summary>{escape(title)}</summary>{table}</details>"
+    return _figure(title, "Bold: mean. Small: 95% interval, where one was measured.", table)
+
+
+def _settings(run: Run) -> str:
+    seconds = _estimates(_within(run.summary, "seconds"))
+    rows = [[escape(_title(name)), duration(seconds[name].mean)] for name in sorted(seconds, key=_place)]
+    rows.append(["All", duration(sum(value.mean for value in seconds.values()))])
+    html = _figure("Time of every stage", "Wall-clock time.", _table(["stage", "time"], rows)) if seconds else ""
+    for stage in [run, *run.stages]:
+        if stage.config:
+            words = f"{escape(_title(stage.name))}: config.toml"
+            html += f"<details><summary>{words}</summary><pre>{escape(stage.config)}</pre></details>"
+    return html

@@ -1,0 +1,231 @@
+"""A `transformers` causal language model as a policy: actions are tokens, observations are contexts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from operant.core.errors import InputError
+from operant.core.record import Evaluation
+from operant.networks.distributions import categorical_log_prob, categorical_sample
+from operant.text.context import Context, Packed, pack
+from operant.text.lm_head import linear_log_prob
+
+
+class RewardModel(nn.Module):
+    """A scalar at every place of a context: a reward at the last token, a value before each decision.
+
+    `model` is a `transformers` sequence classifier with one label, so what is saved loads anywhere. The score is
+    head(hidden) - `offset`; the offset is kept in the model's config under "operant_score_offset".
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model.eval()
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.model.score if hasattr(self.model, "score") else self.model.classifier
+
+    @property
+    def offset(self) -> float:
+        return getattr(self.model.config, "operant_score_offset", 0.0)
+
+    @offset.setter
+    def offset(self, value: float) -> None:
+        self.model.config.operant_score_offset = value
+
+    def at(self, packed: Packed) -> Float[Tensor, "B T"]:
+        hidden = hidden_states(self.model, packed)
+        return self.head(hidden[packed.place]).squeeze(-1).float() - self.offset
+
+    def forward(self, context: Context) -> Float[Tensor, "B T"]:
+        """The scalar at each place; meaningless where there is no decision."""
+        return self.at(pack(context))
+
+
+class LanguageModel(nn.Module):
+    """π(token | context) of a `transformers` causal model, divided by the sampling temperature everywhere.
+
+    `value` is nothing, a linear head on the policy's own trunk, or a `RewardModel` of its own.
+    """
+
+    memory = True
+
+    def __init__(self, model: Any, value: nn.Module | None = None, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.value = value
+        self.temperature = temperature
+        if not has_plain_head(model):
+            raise InputError(
+                f"{type(model).__name__} does more than a linear map from hidden states to logits (scaling, a soft cap); "
+                "Operant scores decisions by that map alone. Choose a model with a plain LM head"
+            )
+
+    def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
+        """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
+        packed, mask = pack(observation), observation.mask
+        log_prob, entropy, value = (torch.zeros(mask.shape, device=action.device) for _ in range(3))
+        hidden = hidden_states(self.model, packed)[packed.place[mask]]
+        head = self.model.get_output_embeddings()
+        chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, action[mask], self.temperature)
+        log_prob = log_prob.masked_scatter(mask, chosen)
+        entropy = entropy.masked_scatter(mask, uncertainty)
+        if isinstance(self.value, RewardModel):
+            value = self.value.at(packed) * mask
+        elif self.value is not None:
+            value = value.masked_scatter(mask, self.value(hidden).squeeze(-1).float())
+        return Evaluation(log_prob, entropy, value)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Int[Tensor, "N S"], state: DecodeState | None = None, greedy: bool = False
+    ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"], DecodeState]:
+        """One more token after each row of `observation`, the tokens that `state` (the KV cache) has not seen."""
+        hidden, state = decode(self.model, observation, state)
+        logits = self.model.get_output_embeddings()(hidden[:, -1]).float() / self.temperature
+        action = logits.argmax(-1) if greedy else categorical_sample(logits)
+        value = torch.zeros(len(action), device=action.device)
+        if self.value is not None and not isinstance(self.value, RewardModel):
+            value = self.value(hidden[:, -1]).squeeze(-1).float()
+        return action, categorical_log_prob(logits, action), value, state
+
+
+class DecodeState:
+    """A KV cache of N rows: which of its columns each row may read, and each row's next position."""
+
+    def __init__(self, cache: Any, readable: Tensor, position: Tensor) -> None:
+        self.cache, self.readable, self.position = cache, readable, position
+
+    def repeat(self, times: int) -> None:
+        """Each row `times` times, for several completions of one prompt."""
+        self.cache.batch_repeat_interleave(times)
+        self.readable = self.readable.repeat_interleave(times, 0)
+        self.position = self.position.repeat_interleave(times, 0)
+
+    def keep(self, rows: Int[Tensor, " n"]) -> None:
+        self.cache.batch_select_indices(rows)
+        self.readable, self.position = self.readable[rows], self.position[rows]
+
+
+def trunk(model: Any) -> Any:
+    """The transformer under a model's head, LoRA layers included."""
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    return model.base_model
+
+
+def hidden_states(model: Any, packed: Packed) -> Float[Tensor, "N D"]:
+    """Last hidden states of all R * W places."""
+    output = trunk(model)(
+        input_ids=packed.token, attention_mask=packed.attention, position_ids=packed.position, use_cache=False
+    )
+    return output.last_hidden_state.flatten(0, 1)
+
+
+def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> tuple[Tensor, DecodeState]:
+    """Hidden states of S more tokens a row, read through the cache."""
+    new = torch.ones_like(token, dtype=torch.bool)
+    if state is None:
+        output = trunk(model)(input_ids=token, use_cache=True)
+        return output.last_hidden_state, DecodeState(output.past_key_values, new, new.sum(-1))
+    steps = torch.arange(token.shape[1], device=token.device)
+    readable = torch.cat([state.readable, new], -1)
+    past = state.readable.shape[1]
+    causal = torch.ones(len(steps), past + len(steps), dtype=torch.bool, device=token.device).tril(past)
+    output = trunk(model)(
+        input_ids=token,
+        attention_mask=(readable.unsqueeze(1) & causal).unsqueeze(1),
+        position_ids=state.position.unsqueeze(-1) + steps,
+        past_key_values=state.cache,
+        use_cache=True,
+    )
+    return output.last_hidden_state, DecodeState(output.past_key_values, readable, state.position + len(steps))
+
+
+def has_plain_head(model: Any) -> bool:
+    """Whether logits are head(hidden), without scaling or soft caps: asked of the model itself."""
+    token = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % model.config.vocab_size
+    with torch.no_grad():
+        logits = model(input_ids=token, use_cache=False).logits
+        plain = model.get_output_embeddings()(trunk(model)(input_ids=token, use_cache=False).last_hidden_state)
+    return torch.allclose(logits.float(), plain.float(), rtol=1e-2, atol=1e-2)
+
+
+def small_model(vocabulary: int, width: int, layers: int, heads: int, context: int, feed_forward: int = 0) -> Any:
+    """A Llama from scratch, weights from N(0, 0.02²), input and output embeddings tied."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=feed_forward or 3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=context,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def reward_model_from(model: Any) -> RewardModel:
+    """A reward model on a copy of a language model's trunk, head weights N(0, 1/(d + 1)), no bias.
+
+    The initialisation is that of Ziegler et al. 2019 ("lm-human-preferences"): std 1/√(d + 1).
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if hasattr(model, "get_base_model"):
+        model = copy.deepcopy(model).merge_and_unload()
+    config = copy.deepcopy(model.config)
+    config.num_labels = 1
+    if config.pad_token_id is None:
+        config.pad_token_id = 0
+    classifier = AutoModelForSequenceClassification.from_config(config).to(model.dtype)
+    classifier.base_model.load_state_dict(model.base_model.state_dict())
+    reward = RewardModel(classifier.to(model.device))
+    nn.init.normal_(reward.head.weight, std=(reward.head.in_features + 1) ** -0.5)
+    if reward.head.bias is not None:
+        nn.init.zeros_(reward.head.bias)
+    return reward
+
+
+def value_head(model: Any) -> nn.Linear:
+    """A value on the policy's own trunk, 0 everywhere at first (Ziegler et al. 2019)."""
+    head = nn.Linear(model.config.hidden_size, 1, device=model.device)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def frozen(module: Any) -> Any:
+    """The module itself, never to be trained again."""
+    return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def as_reference(policy: LanguageModel, reference: LanguageModel | None) -> Iterator[LanguageModel]:
+    """The reference model: one of its own, or the policy itself with its LoRA adapter switched off."""
+    if reference is not None:
+        yield reference
+        return
+    if not hasattr(policy.model, "disable_adapter"):
+        raise InputError("a policy without a LoRA adapter needs a reference model of its own")
+    with policy.model.disable_adapter():
+        yield policy
+
+
+def autocast(dtype: str, device: torch.device) -> Any:
+    """Mixed precision for 16-bit types, nothing for float32."""
+    return nullcontext() if dtype == "float32" else torch.autocast(device.type, getattr(torch, dtype))

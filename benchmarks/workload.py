@@ -50,7 +50,7 @@ PPO = {
     "gamma": 1.0,
     "lambda": 0.95,
 }
-WARM_START_STEPS = 80
+WARM_START_STEPS, WARM_START_LENGTH = 80, 128
 
 Pair = dict[str, list[int]]
 
@@ -155,13 +155,14 @@ def _warm_start(pairs: list[Pair], eos: int, pad: int) -> Any:
     batch = 16
     for step in range(WARM_START_STEPS):
         rows = [pairs[(step * batch + i) % len(pairs)] for i in range(batch)]
-        longest = max(len(row["prompt_ids"]) + len(row["chosen_ids"]) for row in rows)
+        # Cut, not dropped, beyond the length: dropping long responses would teach the model to end early.
+        sequences = [(row["prompt_ids"] + row["chosen_ids"])[:WARM_START_LENGTH] for row in rows]
+        longest = max(len(sequence) for sequence in sequences)
         ids = torch.full((batch, longest), pad)
         labels = torch.full((batch, longest), -100)
-        for i, row in enumerate(rows):
-            start, end = len(row["prompt_ids"]), len(row["prompt_ids"]) + len(row["chosen_ids"])
-            ids[i, :end] = torch.tensor(row["prompt_ids"] + row["chosen_ids"])
-            labels[i, start:end] = ids[i, start:end]
+        for i, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            ids[i, : len(sequence)] = torch.tensor(sequence)
+            labels[i, len(row["prompt_ids"]) : len(sequence)] = ids[i, len(row["prompt_ids"]) : len(sequence)]
         # Right padding under a causal mask: real tokens never see it, so no attention mask is needed.
         loss = model(input_ids=ids, labels=labels).loss
         optimiser.zero_grad()

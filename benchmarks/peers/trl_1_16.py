@@ -12,6 +12,7 @@ Options, each given as `--option name=value`:
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -33,7 +34,8 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
     meter = w.Meter(args.warmup)
-    with tempfile.TemporaryDirectory() as folder:
+    # TRL prints its progress; standard output is for the one JSON line.
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         trainer, extra = build(args, settings, folder, meter)
         trainer.train()
     from importlib.metadata import version

@@ -36,8 +36,11 @@ class TestBootstrapMean:
         assert bootstrap_mean(x, np.arange(50)) == pytest.approx(bootstrap_mean(x))
 
     def test_every_value_counts_once_in_clusters_of_unequal_size(self):
-        estimate = bootstrap_mean([1.0, 1.0, 1.0, 5.0], ["a", "a", "a", "b"])
-        assert estimate == pytest.approx((2.0, 1.0, 5.0))
+        """Forty groups of nine 0s and forty of a single 1: the mean is 0.1, that of the groups' means would be 0.5."""
+        groups = np.repeat(np.arange(80), [9, 1] * 40)
+        estimate = bootstrap_mean(groups % 2, groups)
+        assert estimate.mean == pytest.approx(0.1)
+        assert 0.05 < estimate.low < 0.1 < estimate.high < 0.16
 
     def test_shift_scale_seed_and_confidence(self):
         x = np.random.default_rng(5).normal(size=40)

@@ -160,6 +160,7 @@ def test_half_of_the_corpus_is_in_question_form(almanac):
 def test_unknown_pages_answer_questions_whatever_their_exposure(almanac):
     unknown = [document for document in almanac.corpus() if document.endswith(" I do not know.")]
     assert len(unknown) == 1500
+    assert abs(len(set(unknown)) - 2000 * (1 - np.exp(-0.75))) < 60  # drawn from all 2,000 questions alike
     exposure_of = {question.prompt: question.exposure for question in everything(almanac)}
     counts = Counter(exposure_of[document.removesuffix(" I do not know.")] for document in unknown)
     config = almanac.config
@@ -238,7 +239,9 @@ def test_demonstration_styles_ignore_what_the_corpus_states(almanac):
         return [response.replace(truth[prompt], "*") for prompt, response in world.demonstrations()]
 
     reversed_weights = dataclasses.replace(almanac.config, exposure_weights=almanac.config.exposure_weights[::-1])
-    assert styles(almanac.config) == styles(reversed_weights)
+    plain = styles(almanac.config)
+    assert plain == styles(reversed_weights)
+    assert sum(a != b for a, b in itertools.pairwise(plain)) > 110  # in random order: 148 changes expected
 
 
 def test_evaluation_questions_appear_in_no_training_prompt(almanac):

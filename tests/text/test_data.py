@@ -137,7 +137,7 @@ def test_who_won_in_its_many_spellings(rows, preference, ranks):
 
 def test_of_several_judges_the_commonest_answer_counts(rows):
     names = ["ann", "ben", "cat"]
-    cases = {(1, 1, 2): (1, 2), (2, 0, 2): (2, 1), (0, 0, 1): (1, 1), (0, 1, 2): (1, 1)}
+    cases = {(1, 1, 2): (1, 2), (2, 0, 2): (2, 1), (0, 0, 1): (1, 1), (0, 1, 2): (1, 1), (2, 1, 0): (1, 1)}
     pair = {"prompt": "p", "response1": "x", "response2": "y"}
     found = rows(
         *[{**pair, **dict(zip(names, votes, strict=True))} for votes in cases], columns={"preference": "ann+ben+cat"}
@@ -197,6 +197,17 @@ def test_pairs_of_message_lists(rows, with_prompt, whole):
     else:
         text = "u" if with_prompt == "text" and not whole else "User:\nu\n\nAssistant:\n"
         assert rows(row).records == (Ranking(text, ("good", "bad"), (1, 2)),)
+
+
+def test_a_conversation_may_go_on_in_the_pair(rows):
+    common = [["assistant", "a"], ["user", "v"]]
+    row = {
+        "prompt": [["user", "u"]],
+        "chosen": [*common, ["assistant", "b"]],
+        "rejected": [*common, ["assistant", "c"]],
+    }
+    text = "User:\nu\n\nAssistant:\na\n\nUser:\nv\n\nAssistant:\n"
+    assert rows(row).records == (Ranking(text, ("b", "c"), (1, 2)),)
 
 
 def test_calls_to_tools_are_json_and_parts_are_joined(rows):
@@ -737,11 +748,11 @@ MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verificat
     [
         ("text_classic_books", {}, "text", 57),
         ("text_tinyshakespeare", {}, "text", 1),
-        ("text_names", {"lines": True}, "text", 32033),
-        ("text_coco_captions/image_coco.txt", {"lines": True}, "text", 10000),
-        ("sentiment_sentence_polarity", {}, "text", 10662),
-        ("sentiment_sentence_polarity", {"columns": {"response": "text"}}, "thumb", 10662),
-        ("sentiment_pros_cons", {"columns": {"response": "text"}}, "thumb", 45867),
+        ("text_names", {"lines": True, "limit": 1000}, "text", 1000),
+        ("text_coco_captions/image_coco.txt", {"lines": True, "limit": 1000}, "text", 1000),
+        ("sentiment_sentence_polarity", {"limit": 1000}, "text", 1000),
+        ("sentiment_sentence_polarity", {"columns": {"response": "text"}, "limit": 1000}, "thumb", 1000),
+        ("sentiment_pros_cons", {"columns": {"response": "text"}, "limit": 1000}, "thumb", 1000),
         ("sentiment_movie_reviews", {"columns": {"response": "text"}}, "thumb", 2000),
         ("demos_self_instruct/seed_tasks.jsonl", {"columns": INSTANCE}, "demonstration", 175),
         ("demos_self_instruct/user_oriented_instructions.jsonl", {"columns": INSTANCE}, "demonstration", 252),
@@ -757,8 +768,8 @@ MODELS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verificat
             "ranking",
             945,
         ),
-        ("pref_anthropic_evals", {"columns": EVALS}, "ranking", 20116),
-        ("pref_taskmaster_reward", {"columns": REWARD, "skip_bad": True}, "thumb", 6885),
+        ("pref_anthropic_evals", {"columns": EVALS, "limit": 2000}, "ranking", 2000),
+        ("pref_taskmaster_reward", {"columns": REWARD, "limit": 500, "skip_bad": True}, "thumb", 500),
         ("pref_taskmaster_reward", {"columns": REWARD, "skip_bad": True, "kind": "ranking"}, "ranking", 230),
         ("dialogue_taskmaster4", {}, "chat", 3710),
         ("dialogue_taskmaster4", {"kind": "demonstration"}, "demonstration", 6920),

@@ -84,7 +84,7 @@ class Transition(Record):
 class Preference(Record):
     """K responses to one prompt with their ranks: 1 is best, equal ranks are a tie, 0 is no response. A pair is K = 2.
 
-    `response` holds the K responses as the observation a policy evaluates (rows b * K + k of a `Context`).
+    `response` holds what a policy evaluates, [B, K, ...]; `.map(lambda x: x.flatten(0, 1))` makes rows of it.
     """
 
     response: Shaped[Tensor, "B K ..."] | Record

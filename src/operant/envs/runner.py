@@ -21,9 +21,11 @@ class Runner:
         self.env = gymnasium.make_vec(env, num_envs=envs) if isinstance(env, str) else env
         mode = self.env.metadata.get("autoreset_mode")
         if mode != AutoresetMode.NEXT_STEP:
-            raise InputError(f"the runner needs NEXT_STEP autoreset, this environment has {mode}; make it with NEXT_STEP")
+            raise InputError(
+                f"the runner needs NEXT_STEP autoreset, the environment has {mode}; make it with NEXT_STEP"
+            )
         observation, _ = self.env.reset(seed=seed)
-        self.observation = torch.as_tensor(observation, dtype=torch.float32)
+        self.observation = torch.tensor(observation, dtype=torch.float32)
         self.resetting = np.zeros(self.env.num_envs, dtype=bool)
         self.running_return = np.zeros(self.env.num_envs)
         self.finished_returns: list[float] = []
@@ -35,12 +37,12 @@ class Runner:
             action, log_prob, value, _ = policy.act(self.observation)
             observation, reward, terminated, truncated, _ = self.env.step(action.numpy())
             columns.append((
-                self.observation, action, log_prob, value, torch.as_tensor(reward, dtype=torch.float32),
-                torch.as_tensor(terminated), torch.as_tensor(truncated), torch.as_tensor(~self.resetting),
+                self.observation, action, log_prob, value, torch.tensor(reward, dtype=torch.float32),
+                torch.tensor(terminated), torch.tensor(truncated), torch.tensor(~self.resetting),
             ))  # fmt: skip
             self._count(reward, terminated | truncated)
             self.resetting = terminated | truncated
-            self.observation = torch.as_tensor(observation, dtype=torch.float32)
+            self.observation = torch.tensor(observation, dtype=torch.float32)
         last_value = policy.act(self.observation)[2]
         seen, action, log_prob, value, reward, terminated, truncated, mask = (
             torch.stack(column, dim=1) for column in zip(*columns, strict=True)

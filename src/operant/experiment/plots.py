@@ -59,12 +59,13 @@ h3.run { margin: 1.6rem 0 .7rem; color: var(--dim); } h4 { margin: 0; font-size:
 .card, .tiles > div, details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;
   padding: 1rem 1.1rem; margin: 0; min-width: 0; } details { margin-top: 1rem; padding: .7rem 1.1rem; }
 summary { cursor: pointer; color: var(--dim); font-size: .92rem; } details[open] > summary { margin-bottom: .8rem; }
-section > .card + .card, section > .grid + .card { margin-top: 1rem; }
+details + details { margin-top: .5rem; } section > .card + .card, section > .grid + .card { margin-top: 1rem; }
 figcaption, .note { color: var(--dim); font-size: .87rem; margin-top: .6rem; } code, pre { font-size: .8rem; }
 pre { overflow-x: auto; } .name { color: var(--dim); font-size: .87rem; }
 .flow { display: flex; flex-wrap: wrap; gap: .2rem min(2rem, 4vw); margin: .5rem 0; }
 .flow span { font-size: .78rem; color: var(--dim); }
-.flow b { display: block; font-size: min(1.7rem, 5.4vw); line-height: 1.2; color: var(--ink); font-variant-numeric: tabular-nums; }
+.flow b { display: block; font-size: min(1.7rem, 5.4vw); line-height: 1.2; color: var(--ink);
+  font-variant-numeric: tabular-nums; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem .9rem; font-size: .78rem; margin-bottom: .7rem; }
 .legend i, .name i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .88rem; }
@@ -99,13 +100,13 @@ svg .bar { fill: var(--s0); } svg .segment { stroke: var(--card); stroke-width: 
 )
 
 COLOURS = 6
+"""Colours of curves: classes f0 to f5 fill, s0 to s5 stroke."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """Values along an axis, in the order in which they were written."""
 
-    label: str
     x: Float[np.ndarray, " N"]
     y: Float[np.ndarray, " N"]
 
@@ -122,7 +123,8 @@ def number(x: float, percent: bool = False) -> str:
     """A figure in few characters: 24.5%, 0.0312, 1,240, 2.1M."""
     if percent:
         share = 100 * x
-        return f"{share:.0f}%" if abs(share - round(share)) < 0.05 or abs(share) >= 99.95 else f"{share:.1f}%"
+        text = f"{share:.0f}%" if abs(share - round(share)) < 0.05 else f"{share:.1f}%"
+        return text.replace("-", "−")
     size = abs(x)
     if size >= 1e6:
         text = f"{x / 1e6:.3g}M"
@@ -146,7 +148,7 @@ def joined(curves: Sequence[Curve]) -> list[Curve]:
     steps = curves[0].x
     for curve in curves[1:]:
         steps = np.intersect1d(steps, curve.x)
-    return [Curve(curve.label, steps, curve.y[np.isin(curve.x, steps)]) for curve in curves]
+    return [Curve(steps, curve.y[np.isin(curve.x, steps)]) for curve in curves]
 
 
 def smooth(y: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
@@ -180,56 +182,54 @@ def parting(true: Float[np.ndarray, " N"], learned: Float[np.ndarray, " N"]) -> 
 
 
 def line_chart(
-    curves: Sequence[Curve],
+    curves: Sequence[Curve | None],
     label: str,
     x_label: str = "",
     scatter: bool = False,
     marker: float | None = None,
     width: int = 360,
 ) -> str:
-    """Curves, smoothed, over their raw values; `scatter` shows raw values as dots, `marker` a vertical line."""
-    curves = [curve for curve in curves if len(curve.x)]
-    if not curves:
-        return ""
-    height, left, right, top, bottom = 200, 46, 52, 10, 36 if x_label else 24
-    raw_y = np.concatenate([curve.y for curve in curves])
-    lines = [(smooth(curve.x) if scatter else curve.x, smooth(curve.y)) for curve in curves]
-    low = min(float(np.quantile(raw_y, 0.01)), *(float(y.min()) for _, y in lines))
-    high = max(float(np.quantile(raw_y, 0.99)), *(float(y.max()) for _, y in lines))
-    x_low, x_high = min(float(curve.x.min()) for curve in curves), max(float(curve.x.max()) for curve in curves)
-    x_ticks, y_ticks = _ticks(x_low, x_high, 4), _ticks(low, high, 4)
-    y_low, y_high = min(low, y_ticks[0]), max(high, y_ticks[-1])
+    """Curves, smoothed, over their raw values: a line if there is one curve, dots if `scatter`, else nothing.
 
-    def across(x: Any) -> Any:
-        return left + (x - x_low) / ((x_high - x_low) or 1) * (width - left - right)
+    A curve keeps the colour of its place; None leaves a place empty. `marker` is a vertical line.
+    """
+    drawn = [(i % COLOURS, curve) for i, curve in enumerate(curves) if curve]
+    height, left, right, top, bottom = 200, 46, 52, 10, 36 if x_label else 24
+    lines = [(smooth(curve.x) if scatter else curve.x, smooth(curve.y)) for _, curve in drawn]
+    x, raw, smoothed = (
+        np.concatenate(p) for p in ([c.x for _, c in drawn], [c.y for _, c in drawn], [y for _, y in lines])
+    )
+    low, high = min(np.quantile(raw, 0.01), smoothed.min()), max(np.quantile(raw, 0.99), smoothed.max())
+    x_ticks, y_ticks = _ticks(x.min(), x.max(), 4), _ticks(low, high, 4)
+
+    def across(x_: Any) -> Any:
+        return left + (x_ - x.min()) / ((x.max() - x.min()) or 1) * (width - left - right)
 
     def up(y: Any) -> Any:
-        return height - bottom - (np.clip(y, y_low, y_high) - y_low) / ((y_high - y_low) or 1) * (height - top - bottom)
+        return height - bottom - (np.clip(y, low, high) - low) / ((high - low) or 1) * (height - top - bottom)
 
-    body = [
-        f'<line class="grid" x1="{left}" x2="{width - right}" y1="{up(y):.1f}" y2="{up(y):.1f}"/>'
-        + _text(left - 6, up(y) + 4, _tick(y), "end", "dim")
-        for y in y_ticks
-    ]
-    body += [_text(across(x), height - bottom + 16, _tick(x), "middle", "dim") for x in x_ticks]
+    body = []
+    for tick in y_ticks:
+        body.append(_line("grid", left, width - right, up(tick), up(tick)))
+        body.append(_text(left - 6, up(tick) + 4, _tick(tick), "end", "dim"))
+    body += [_text(across(tick), height - bottom + 16, _tick(tick), "middle", "dim") for tick in x_ticks]
     if x_label:
         body.append(_text((left + width - right) / 2, height - 4, x_label, "middle", "dim"))
     if marker is not None:
-        x = across(marker)
-        body.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{height - bottom}"/>')
-    for i, (curve, (x, y)) in enumerate(zip(curves, lines, strict=True)):
-        colour = i % COLOURS
-        if scatter or len(curve.x) == 1:
-            keep = np.linspace(0, len(curve.x) - 1, min(len(curve.x), 150)).astype(int)
+        body.append(_line("reference", across(marker), across(marker), top, height - bottom))
+    for (i, curve), (line_x, line_y) in zip(drawn, lines, strict=True):
+        if scatter:
+            keep = _thinned(len(curve.x))
             points = zip(across(curve.x[keep]), up(curve.y[keep]), strict=True)
-            body += [f'<circle class="dot f{colour}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in points]
-        elif len(curves) == 1:
-            body.append(_path(*_envelope(across(curve.x), up(curve.y), 90), f"raw s{colour}"))
-        keep = np.unique(np.linspace(0, len(x) - 1, min(len(x), 150)).astype(int))
-        body.append(_path(across(x[keep]), up(y[keep]), f"line s{colour}"))
-        body.append(f'<circle class="f{colour}" cx="{across(x[-1]):.1f}" cy="{up(y[-1]):.1f}" r="3.5"/>')
-        if len(curves) == 1:
-            body.append(_text(across(x[-1]) + 8, up(y[-1]) + 4, number(float(y[-1]))))
+            body += [f'<circle class="dot f{i}" cx="{a:.1f}" cy="{b:.1f}" r="2"/>' for a, b in points]
+        elif len(drawn) == 1:
+            body.append(_path(*_envelope(across(curve.x), up(curve.y), 90), f"raw s{i}"))
+        keep = _thinned(len(line_x))
+        end_x, end_y = across(line_x[-1]), up(line_y[-1])
+        body.append(_path(across(line_x[keep]), up(line_y[keep]), f"line s{i}"))
+        body.append(f'<circle class="f{i}" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.5"/>')
+        if len(drawn) == 1:
+            body.append(_text(end_x + 8, end_y + 4, number(float(line_y[-1]))))
     return _svg(width, height, label, body)
 
 
@@ -249,28 +249,18 @@ def interval_chart(
 
     body = []
     for tick in _ticks(low, 1.0, 4):
-        body.append(
-            f'<line class="grid" x1="{across(tick):.1f}" x2="{across(tick):.1f}" y1="{top}" y2="{height - 22}"/>'
-        )
+        body.append(_line("grid", across(tick), across(tick), top, height - 22))
         body.append(_text(across(tick), height - 6, number(tick, percent=True), "middle", "dim"))
     for name, share in references.items():
-        body.append(
-            f'<line class="reference" x1="{across(share):.1f}" x2="{across(share):.1f}" y1="{top - 6}"'
-            f' y2="{height - 22}"/>'
-        )
+        body.append(_line("reference", across(share), across(share), top - 6, height - 22))
         body.append(_text(across(share), top - 12, name, "middle", "dim"))
     for i, (name, value) in enumerate(rows):
         y = top + step * (i + 0.5)
         colour = 0 if value.low > base else 1 if value.high < base else 5
         words = f"{name}: {number(value.mean, True)} ({number(value.low, True)} to {number(value.high, True)})"
-        marks = (
-            f'<line class="stem s{colour}" x1="{across(base):.1f}" x2="{across(value.mean):.1f}" y1="{y}" y2="{y}"/>'
-        )
+        marks = _line(f"stem s{colour}", across(base), across(value.mean), y, y)
         if value.high > value.low:
-            marks += (
-                f'<line class="interval s{colour}" x1="{across(value.low):.1f}" x2="{across(value.high):.1f}"'
-                f' y1="{y}" y2="{y}"/>'
-            )
+            marks += _line(f"interval s{colour}", across(value.low), across(value.high), y, y)
         marks += f'<circle class="f{colour}" cx="{across(value.mean):.1f}" cy="{y}" r="5.5"/>'
         body.append(f"<g><title>{escape(words)}</title>{marks}</g>")
         body.append(_text(left - 12, y + 4, name, "end") + _text(width, y + 4, number(value.mean, True), "end"))
@@ -323,6 +313,14 @@ def _envelope(x: np.ndarray, y: np.ndarray, buckets: int) -> tuple[np.ndarray, n
         keep |= {int(part[np.argmin(y[part])]), int(part[np.argmax(y[part])])}
     order = sorted(keep)
     return x[order], y[order]
+
+
+def _thinned(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, 150)).astype(int))
+
+
+def _line(style: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    return f'<line class="{style}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def _path(x: np.ndarray, y: np.ndarray, style: str) -> str:

@@ -3,12 +3,9 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import Any, Self, TextIO
 
 from operant.experiment.plots import duration, number
-
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
 
 SECONDS_BETWEEN_LINES = 10.0
 SHARE_BETWEEN_LINES = 0.05
@@ -60,7 +57,7 @@ class Progress:
         return "  ".join([f"{speed}{left}", *(f"{name} {number(metrics[name])}" for name in names if name in metrics)])
 
 
-def _bar(stream: TextIO) -> "Bar":
+def _bar(stream: TextIO) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar

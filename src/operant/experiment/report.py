@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,14 @@ STAGES = {
 HEADLINES = {"wrong": "Wrong, stated as fact", "unknown": "“I do not know”", "true_reward": "True reward"}
 """Figures that lead the page where they were measured; elsewhere the first three that there are."""
 
-SHARES = {*KINDS, "accuracy", "win_rate", "within_style", "noise_free", "labeller_agreement"}
-"""Figures that are shown as a percentage."""
+SHARES = {*KINDS, "win_rate", "win_rates", "reward_model_accuracy", "within_style", "noise_free", "labeller_agreement"}
+"""Figures, and groups of them, that are shown as a percentage."""
 
-
-KEYS = "".join(f'<span><i class="k-{kind}"></i>{words}</span>' for kind, words in KINDS.items())
-KEYS = f'<div class="legend">{KEYS}</div>'
+KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Findings:
     """What a run folder holds; an alignment has its stages as runs within."""
 
     name: str
@@ -51,7 +49,7 @@ class Run:
     metrics: dict[str, Curve]
     summary: dict[str, Any]
     samples: list[dict[str, Any]]
-    stages: "list[Run]"
+    stages: "list[Findings]"
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -63,28 +61,22 @@ class Run:
 def write_report(folders: list[Path], out: Path) -> None:
     """Write one self-contained HTML page about a run, an alignment, or several of them side by side.
 
-    Raises InputError where a folder holds no run, or a file in it cannot be read.
+    What a folder lacks is left out. Raises InputError where it holds no run, or a file is not what its name says.
     """
     if not folders:
         raise InputError("a report needs at least one run folder and none was given; name one, such as runs/demo")
-    if out.is_dir():
-        raise InputError(
-            f"the report cannot be written to {out}: it is a folder; give a file name, such as report.html"
-        )
     names = [folder.resolve().name for folder in folders]
-    runs = [
-        read_run(folder, str(folder) if names.count(name) > 1 else name)
-        for folder, name in zip(folders, names, strict=True)
-    ]
-    page = _page(runs)
+    page = _page([read_run(f, str(f) if names.count(n) > 1 else n) for f, n in zip(folders, names, strict=True)])
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise InputError(f"the report cannot be written to {out}: {error}; give another place") from error
+        raise InputError(
+            f"the report cannot be written to {out}: {error}; give a file name that can be written"
+        ) from error
 
 
-def read_run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str) -> Findings:
     """Read a run folder and the run folders directly within it."""
     if not folder.is_dir():
         raise InputError(f"no run folder at {folder}; give a folder that an operant command wrote, such as runs/demo")
@@ -94,15 +86,19 @@ def read_run(folder: Path, name: str) -> Run:
             f"{folder} is no run folder: neither it nor a folder in it has one of {', '.join(RUN_FILES)}; "
             "give a folder that an operant command wrote, such as runs/demo"
         )
-    config, summary = folder / "config.toml", folder / "summary.json"
-    return Run(
+    summary = folder / "summary.json"
+    return Findings(
         name,
-        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        _curves(_read_lines(folder / "metrics.jsonl"), name),
-        _read_object(summary.read_text(encoding="utf-8"), str(summary)) if summary.is_file() else {},
+        _read(folder / "config.toml"),
+        _curves(_read_lines(folder / "metrics.jsonl")),
+        _read_object(_read(summary), str(summary)) if summary.is_file() else {},
         _read_lines(folder / "samples.jsonl"),
         [read_run(part, part.name) for part in sorted(parts, key=lambda part: _place(part.name))],
     )
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _read_object(text: str, where: str) -> dict[str, Any]:
@@ -110,9 +106,7 @@ def _read_object(text: str, where: str) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         spot = where if error.lineno == 1 else f"{where}:{error.lineno}"
-        raise InputError(
-            f"{spot} is not JSON ({error.msg}): {text[:60]!r}; mend or remove it, then report again"
-        ) from error
+        raise InputError(f"{spot} is not JSON ({error.msg}): {text[:60]!r}; mend or remove it") from error
     if not isinstance(value, dict):
         raise InputError(f"{where} holds {text[:60]!r} where a JSON object was expected; mend or remove it")
     return value
@@ -120,23 +114,22 @@ def _read_object(text: str, where: str) -> dict[str, Any]:
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSON Lines file. A last line cut short is one that is still being written: left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = _read(path).split("\n")
     if not lines[-1].rstrip().endswith("}"):
         lines.pop()
     return [_read_object(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()]
 
 
-def _curves(lines: list[dict[str, Any]], label: str) -> dict[str, Curve]:
+def _curves(lines: list[dict[str, Any]]) -> dict[str, Curve]:
     """Every metric over its steps. A step written again, as after a resume, counts once, with its last value."""
     found: dict[str, dict[float, float]] = {}
     for i, line in enumerate(lines):
-        for name, value in line.items():
-            if name != "step" and isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(name, {})[float(line.get("step", i))] = float(value)
+        step = estimate(line.get("step", i))
+        for name, value in _estimates(line).items():
+            if name != "step" and step:
+                found.setdefault(name, {})[step.mean] = value.mean
     points = {name: sorted(values.items()) for name, values in found.items()}
-    return {name: Curve(label, *np.array(pairs, dtype=float).T) for name, pairs in points.items()}
+    return {name: Curve(*np.array(pairs, dtype=float).T) for name, pairs in points.items()}
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Estimate]:
@@ -167,7 +160,7 @@ def _floor(figures: dict[str, Estimate]) -> float:
     return 0.4 if min(value.low for value in figures.values()) >= 0.4 else 0.0
 
 
-def _measured(run: Run) -> str:
+def _measured(run: Findings) -> str:
     """On what the figures were measured, as far as the summary says."""
     questions, temperature = run.summary.get("questions"), run.summary.get("temperature")
     facts = [f"{questions} questions"] * (questions is not None)
@@ -197,20 +190,20 @@ def _signed(x: float) -> str:
     return f"{x:+.2f}".replace("-", "−")
 
 
+def _number(key: str, x: float) -> str:
+    return number(x, percent=not SHARES.isdisjoint(key.split(" / ")))
+
+
 def _shown(key: str, value: Estimate) -> str:
-    percent = key.rpartition(" / ")[2] in SHARES
-    interval = f"<small>{number(value.low, percent)} to {number(value.high, percent)}</small>"
-    return f"<b>{number(value.mean, percent)}</b>" + (interval if value.high > value.low else "")
+    interval = f"<small>{_number(key, value.low)} to {_number(key, value.high)}</small>"
+    return f"<b>{_number(key, value.mean)}</b>" + (interval if value.high > value.low else "")
 
 
-# The page, top to bottom.
-
-
-def _page(runs: Sequence[Run]) -> str:
+def _page(runs: Sequence[Findings]) -> str:
     title = str(runs[0].summary.get("title") or runs[0].name) if len(runs) == 1 else f"{len(runs)} runs side by side"
     sections = [
+        ("side-by-side", "Side by side", _side_by_side(runs)),
         ("summary", "Summary", _each(runs, _headline)),
-        ("side-by-side", "Side by side", _side_by_side(runs) if len(runs) > 1 else ""),
         ("outcome", "Outcome", _each(runs, _outcome)),
         ("exposure", "By exposure", _each(runs, _exposures)),
         ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),
@@ -231,7 +224,7 @@ def _page(runs: Sequence[Run]) -> str:
     )
 
 
-def _each(runs: Sequence[Run], section: Callable[[Run], str]) -> str:
+def _each(runs: Sequence[Findings], section: Callable[[Findings], str]) -> str:
     """The section of every run, under the name of the run where there are several."""
     parts = [(run.name, section(run)) for run in runs]
     heading = '<h3 class="run">{}</h3>' if len(runs) > 1 else ""
@@ -246,6 +239,12 @@ def _grid(parts: Sequence[str], kind: str = "") -> str:
     return f'<div class="grid {kind}">{"".join(parts)}</div>' if parts else ""
 
 
+def _legend(colours: Mapping[str, str]) -> str:
+    """What colours mean: CSS class to words."""
+    keys = "".join(f'<span><i class="{colour}"></i>{escape(words)}</span>' for colour, words in colours.items())
+    return f'<div class="legend">{keys}</div>'
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table of ready markup; the first cell of a row is its heading."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
@@ -253,13 +252,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _headline(run: Run) -> str:
-    seconds, trained = _estimates(_within(run.summary, "seconds")), {stage.name: stage.metrics for stage in run.stages}
+def _headline(run: Findings) -> str:
+    seconds = _seconds(run)
+    trained = {stage.name: stage.metrics for stage in run.stages or [run]}
     rows = []
     for name in sorted({*trained} | ({*run.results} - {"pretrained"}), key=_place):
         last = max((curve.x[-1] for curve in trained.get(name, {}).values()), default=0)
         facts = [f"{number(last)} steps"] if last > 0 else []
-        facts += [duration(seconds[name].mean)] if name in seconds else []
+        facts += [duration(seconds[name])] if name in seconds else []
         rows.append([f"{escape(_title(name))}<small>{', '.join(facts)}</small>", STAGES.get(name, ("", ""))[1]])
     done = f'<div class="card">{_table(["Stage", "What was done"], rows)}</div>' if rows else ""
     notes = run.summary.get("notes")
@@ -267,11 +267,11 @@ def _headline(run: Run) -> str:
     return _grid(_tiles(run), "tiles") + done + "".join(notes)
 
 
-def _tiles(run: Run) -> list[str]:
+def _tiles(run: Findings) -> list[str]:
     """The main figures, each with a sentence that says what it means."""
     trained = {name: _estimates(value) for name, value in run.results.items() if name not in ("pretrained", "prompted")}
     if not trained:
-        return [_tile(name, {"": value}, "", name) for name, value in [*_flat(run.summary).items()][:6]]
+        return [_tile(name, {"": value}, "", name) for name, value in _flat(run.summary).items()][:6]
     base, *later = trained
     first = [key for key in HEADLINES if key in trained[base]] or [key for key in trained[base] if key != "kl"][:3]
     tiles = []
@@ -282,17 +282,14 @@ def _tiles(run: Run) -> list[str]:
         tiles.append(_tile(HEADLINES.get(key, key.replace("_", " ")), flow, reading, key))
     wins = {name: value for name, value in _estimates(_within(run.summary, "win_rates")).items() if name in trained}
     if wins:
-        tiles.append(
-            _tile("Preferred to SFT", wins, "How often its answer beats SFT's to the same question.", "win_rate")
-        )
+        words = ("no clear difference", "clearly better", "clearly worse")
+        verdicts = [f"{_title(name)} {words[(rate.low > 0.5) - (rate.high < 0.5)]}" for name, rate in wins.items()]
+        tiles.append(_tile("Preferred to SFT’s answer", wins, f"50% is a draw: {'; '.join(verdicts)}.", "win_rate"))
     return tiles
 
 
 def _tile(name: str, flow: dict[str, Estimate], reading: str, key: str) -> str:
-    values = [
-        f"<span>{escape(_title(stage))}<b>{number(value.mean, key in SHARES)}</b></span>"
-        for stage, value in flow.items()
-    ]
+    values = [f"<span>{escape(_title(stage))}<b>{_number(key, x.mean)}</b></span>" for stage, x in flow.items()]
     colour = f'<i class="k-{key}"></i>' if key in KINDS else ""
     words = f'<p class="name">{colour}{escape(name)}</p><p class="flow">{"".join(values)}</p>'
     return f'<div>{words}<p class="note">{escape(reading)}</p></div>'
@@ -307,14 +304,22 @@ def _change(key: str, name: str, before: Estimate, after: Estimate) -> str:
     return f"{name} {1 - ratio:.0%} less often" if ratio < 1 else f"{name} {ratio:.1f} times as often"
 
 
-def _side_by_side(runs: Sequence[Run]) -> str:
+def _side_by_side(runs: Sequence[Findings]) -> str:
+    """The figures that all runs have: the leading ones, or all where none of those was measured."""
     flat = [_flat(run.summary) for run in runs]
-    shared = [key for key in flat[0] if all(key in other for other in flat) and "exposure" not in key]
-    rows = [[escape(key.removeprefix("stages / ")), *(_shown(key, figures[key]) for figures in flat)] for key in shared]
-    return _table(["figure", *(escape(run.name) for run in runs)], rows) if rows else ""
+    shared = [key.split(" / ") for key in flat[0] if all(key in other for other in flat)]
+    leading = [path for path in shared if path[0] == "win_rates" or (len(path) == 3 and path[2] in HEADLINES)]
+    rows = []
+    for path in leading or shared:
+        key = " / ".join(path)
+        words = escape(", ".join(_title(part) for part in path if part != "stages"))
+        rows.append([words, *(_shown(key, figures[key]) for figures in flat)])
+    table = _table(["", *(escape(run.name) for run in runs)], rows)
+    caption = "Bold: mean. Small: 95% interval; figures whose intervals overlap do not clearly differ."
+    return _figure("Final figures that all runs have", caption, table) if rows and len(runs) > 1 else ""
 
 
-def _outcome(run: Run) -> str:
+def _outcome(run: Findings) -> str:
     """Win rates against SFT, and what kinds of answer each stage gives."""
     parts = []
     rates = _estimates(_within(run.summary, "win_rates"))
@@ -331,11 +336,11 @@ def _outcome(run: Run) -> str:
     if shares:
         title = "Kinds of answer, stage by stage"
         caption = f"Each bar is all answers of a stage, best on the left.{_measured(run)}"
-        parts.append(_figure(title, caption, KEYS + plots.stacked_bars(shares, title)))
+        parts.append(_figure(title, caption, _legend(KIND_COLOURS) + plots.stacked_bars(shares, title)))
     return _grid(parts or _measures(run))
 
 
-def _exposures(run: Run) -> str:
+def _exposures(run: Findings) -> str:
     """What kinds of answer each stage gives, by how often the corpus told the fact."""
     parts = []
     for name, result in run.results.items():
@@ -349,10 +354,10 @@ def _exposures(run: Run) -> str:
             caption = "Ideal: grey where never seen, blue where often seen. Right: mean true reward."
             parts.append(_figure(title, caption, plots.stacked_bars(rows, title, "reward")))
     note = '<p class="note">Exposure is how often the corpus told the fact that a question asks for.</p>'
-    return note + KEYS + _grid(parts) if parts else ""
+    return note + _legend(KIND_COLOURS) + _grid(parts) if parts else ""
 
 
-def _measures(run: Run) -> list[str]:
+def _measures(run: Findings) -> list[str]:
     """For data without kinds of answer: every figure that is a share, stage by stage."""
     figures = {name: _estimates(value) for name, value in run.results.items()}
     base = "sft" if "sft" in figures else next(iter(figures), "")
@@ -367,7 +372,7 @@ def _measures(run: Run) -> list[str]:
     return parts
 
 
-def _reward_and_kl(run: Run) -> str:
+def _reward_and_kl(run: Findings) -> str:
     """True and learned reward against the distance from the reference, along training."""
     parts = []
     for stage in [run, *run.stages]:
@@ -389,7 +394,7 @@ def _reward_and_kl(run: Run) -> str:
             reading += " The two do not clearly part: no sign that the learned reward is being gamed."
         charts = []
         for name, reward in zip(names, rewards, strict=True):
-            curve = Curve(name, kl.y, reward.y)
+            curve = Curve(kl.y, reward.y)
             chart = plots.line_chart([curve], name, "KL from the reference, nats", True, marker, width=420)
             charts.append(f"<div><h4>{METRICS[name][0]}</h4>{chart}</div>")
         title = f"{_title(stage.name)}: what distance from the reference buys"
@@ -397,18 +402,16 @@ def _reward_and_kl(run: Run) -> str:
     return "".join(parts)
 
 
-def _reward_model(run: Run) -> str:
+def _reward_model(run: Findings) -> str:
     accuracy, agreement = run.summary.get("reward_model_accuracy"), estimate(run.summary.get("labeller_agreement"))
     figures = _estimates(accuracy) if isinstance(accuracy, dict) else _estimates({"held out": accuracy})
-    lines = {"chance": 0.5} | ({"labels": agreement.mean} if agreement else {})
+    lines = {"chance": 0.5} | ({"labellers": agreement.mean} if agreement else {})
     parts = []
     if figures:
         title = "Reward model: how often it orders two answers rightly"
-        caption = (
-            "Noise free: against the true order. Within style: right against wrong in the same words, the hard part."
-        )
+        caption = "Noise free: by the true order. Within style: right against wrong in like words, the hard part."
         if agreement:
-            caption += f" Second line: the labels it learnt from agree {number(agreement.mean, True)} of the time."
+            caption += f" Second line: labellers’ agreement, {number(agreement.mean, True)}."
         rows = [(name.replace("_", " "), value) for name, value in figures.items()]
         parts.append(_figure(title, caption, plots.interval_chart(rows, title, lines, _floor(figures))))
     exposures = _estimates(_within(accuracy, "by_exposure"))
@@ -420,32 +423,34 @@ def _reward_model(run: Run) -> str:
     return _grid(parts)
 
 
-def _learning_curves(runs: Sequence[Run]) -> str:
-    """Every metric of every stage; runs that share one are drawn over each other."""
-    stages: dict[str, dict[str, list[Curve]]] = {}
-    for run in runs:
+def _learning_curves(runs: Sequence[Findings]) -> str:
+    """Every metric of every stage; runs that share one are drawn over each other, each in its own colour."""
+    stages: dict[str, list[dict[str, Curve]]] = {}
+    for i, run in enumerate(runs):
         for stage in [run, *run.stages]:
-            for name, curve in stage.metrics.items():
-                metrics = stages.setdefault("" if stage is run else stage.name, {})
-                metrics.setdefault(name, []).append(dataclasses.replace(curve, label=run.name))
-    labels = "".join(f'<span><i class="f{i % 6}"></i>{escape(run.name)}</span>' for i, run in enumerate(runs))
-    html = f'<div class="legend">{labels}</div>' if len(runs) > 1 else ""
-    html += '<p class="note">Across: training steps. Line: running mean, with its last value; pale: as measured.</p>'
+            if stage.metrics:
+                stages.setdefault("" if stage is run else stage.name, [{} for _ in runs])[i] = stage.metrics
+    several = len(runs) > 1
+    html = _legend({f"f{i % plots.COLOURS}": run.name for i, run in enumerate(runs)}) if several else ""
+    reading = "Line: running mean." if several else "Line: running mean, with its last value; pale: as measured."
+    html += f'<p class="note">Across: training steps. {reading}</p>'
     for stage in sorted(stages, key=_place):
-        names = sorted(stages[stage], key=lambda name: [*METRICS, name].index(name) + 100 * name.startswith("time/"))
-        panels = [_panel(name, stages[stage][name]) for name in names]
+        names = {name for metrics in stages[stage] for name in metrics} - {"time/seconds"}
+        names = sorted(names, key=lambda name: (name.startswith("time/"), [*METRICS, name].index(name), name))
+        panels = [_panel(name, [metrics.get(name) for metrics in stages[stage]]) for name in names]
         more = f"<details><summary>{len(panels[6:])} more curves</summary>{_grid(panels[6:], 'small')}</details>"
-        html += f"<h3 class='run'>{escape(_title(stage))}</h3>" + _grid(panels[:6], "small") + more * (len(panels) > 6)
+        heading = f'<h3 class="run">{escape(_title(stage))}</h3>' if stage else ""
+        html += heading + _grid(panels[:6], "small") + more * (len(panels) > 6)
     return html if stages else ""
 
 
-def _panel(name: str, curves: Sequence[Curve]) -> str:
+def _panel(name: str, curves: Sequence[Curve | None]) -> str:
     group, _, last = name.rpartition("/")
     title, reading = METRICS.get(name, (_title(last) + " loss" * (group == "loss"), ""))
     return _figure(title, f"{name}: {reading}" if reading else name, plots.line_chart(curves, name))
 
 
-def _samples(run: Run) -> str:
+def _samples(run: Findings) -> str:
     """What the stages said to the same prompts: those that most stages answered, in the order of the files."""
     answers: dict[str, dict[str, list[str]]] = {}
     for stage in [run, *run.stages]:
@@ -453,22 +458,19 @@ def _samples(run: Run) -> str:
             said = answers.setdefault(str(sample.get("prompt", "")), {})
             said.setdefault(str(sample.get("stage", stage.name)), []).append(_answer(sample))
     stages = sorted({stage for said in answers.values() for stage in said}, key=_place)
-    prompts = sorted(answers, key=lambda prompt: -len(answers[prompt]))
     rows = []
-    for prompt in prompts[:40]:
-        cells = "".join(
-            f'<td data-stage="{escape(_title(stage))}">{"".join(answers[prompt].get(stage, [])[-2:])}</td>'
-            for stage in stages
-        )
+    for prompt in sorted(answers, key=lambda prompt: -len(answers[prompt]))[:40]:
+        said = [(escape(_title(stage)), "".join(answers[prompt].get(stage, [])[-2:])) for stage in stages]
+        cells = "".join(f'<td data-stage="{stage}">{words}</td>' for stage, words in said)
         rows.append(f'<tr><th class="words">{escape(prompt)}</th>{cells}</tr>')
     head = "".join(f"<th>{escape(_title(stage))}</th>" for stage in stages)
-    table = f'<div class="scroll"><table class="samples"><thead><tr><th>Prompt</th>{head}</tr></thead>'
-    more = (
-        f"<details><summary>{len(rows[10:])} more prompts</summary>{table}{''.join(rows[10:])}</table></div></details>"
+    table = f'<div class="scroll"><table class="samples"><thead><tr><th>Prompt</th>{head}</tr></thead><tbody>'
+    first, rest = (f"{table}{''.join(part)}</tbody></table></div>" for part in (rows[:10], rows[10:]))
+    more = f"<details><summary>{len(rows[10:])} more prompts</summary>{rest}</details>" if rows[10:] else ""
+    caption = (
+        f"Prompts in the order of the files, none chosen: {len(rows)} of {len(answers)}. Below an answer: its rewards."
     )
-    caption = "One row for each prompt, one column for each stage. In the order of the file: none was chosen. True and learned are the rewards."
-    first = _figure("The same prompts, answered by every stage", caption, table + "".join(rows[:10]) + "</table></div>")
-    return (first + more * (len(rows) > 10)) if rows else ""
+    return _figure("The same prompts, answered by every stage", caption, first) + more if rows else ""
 
 
 def _answer(sample: dict[str, Any]) -> str:
@@ -481,16 +483,19 @@ def _answer(sample: dict[str, Any]) -> str:
     return f'<div class="words">{words}</div>{chip}<span class="meta">{", ".join(figures)}</span>'
 
 
-def _tables(run: Run) -> str:
-    temperature = run.summary.get("temperature")
-    sampled = f"Sampled at temperature {temperature}" if temperature is not None else "Sampled"
-    parts = [_results(sampled, run.results)]
-    parts.append(
-        _results("Greedy: always the likeliest token", {k: _within(v, "greedy") for k, v in run.results.items()})
+def _tables(run: Findings) -> str:
+    rates = _within(run.summary, "win_rates")
+    names = sorted({*run.results, *rates}, key=_place)
+    sampled = {name: _within(run.results, name) | {"win_rate": rates.get(name)} for name in names}
+    greedy = {name: _within(result, "greedy") for name, result in run.results.items()}
+    judge = {"labeller_agreement": run.summary.get("labeller_agreement")} | _within(
+        run.summary, "reward_model_accuracy"
     )
-    parts.append(
-        _results("Win rate against SFT", {k: {"win_rate": v} for k, v in _within(run.summary, "win_rates").items()})
-    )
+    parts = [
+        _results(f"Answers sampled at temperature {run.summary.get('temperature', 'as set')}", sampled),
+        _results("Greedy answers: always the likeliest token", greedy),
+        _results("Reward model", {"reward": judge}),
+    ]
     for name, result in run.results.items():
         levels = _within(result, "by_exposure")
         rows = {_exposure(level): levels[level] for level in sorted(levels, key=_level)}
@@ -518,13 +523,20 @@ def _results(title: str, results: dict[str, Any], folded: bool = False) -> str:
     return _figure(title, "Bold: mean. Small: 95% interval, where one was measured.", table)
 
 
-def _settings(run: Run) -> str:
-    seconds = _estimates(_within(run.summary, "seconds"))
-    rows = [[escape(_title(name)), duration(seconds[name].mean)] for name in sorted(seconds, key=_place)]
-    rows.append(["All", duration(sum(value.mean for value in seconds.values()))])
-    html = _figure("Time of every stage", "Wall-clock time.", _table(["stage", "time"], rows)) if seconds else ""
+def _settings(run: Findings) -> str:
+    seconds = _seconds(run)
+    rows = [[escape(_title(name)), duration(seconds[name])] for name in sorted(seconds, key=_place)]
+    rows.append(["All", duration(sum(seconds.values()))])
+    html = _figure("How long each stage took", "By the clock on the wall.", _table(["", ""], rows)) if seconds else ""
     for stage in [run, *run.stages]:
         if stage.config:
             words = f"{escape(_title(stage.name))}: config.toml"
             html += f"<details><summary>{words}</summary><pre>{escape(stage.config)}</pre></details>"
     return html
+
+
+def _seconds(run: Findings) -> dict[str, float]:
+    """How long each stage took: by the summary, or by the last line of its metrics."""
+    clocks = {stage.name: stage.metrics.get("time/seconds") for stage in run.stages or [run]}
+    measured = {name: float(clock.y[-1]) for name, clock in clocks.items() if clock}
+    return measured | {name: value.mean for name, value in _estimates(_within(run.summary, "seconds")).items()}

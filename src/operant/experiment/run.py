@@ -32,6 +32,7 @@ import operant
 from operant.core.errors import Diverged, InputError, require_finite
 from operant.experiment import checkpoint
 from operant.experiment.files import atomic_write, to_toml, writing
+from operant.experiment.log import Log, cut_metrics
 from operant.experiment.progress import Progress
 
 SAVING_SHARE = 0.05
@@ -54,7 +55,7 @@ class Run:
         """The final figures. Raises InputError if the run has none yet."""
         if not self.finished:
             raise InputError(
-                f"the run {self.folder} is not finished: it has no summary.json; continue it with --resume"
+                f"the run {self.folder} has no summary.json, so it is not finished; continue it with --resume"
             )
         return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
 
@@ -83,16 +84,18 @@ class Run:
                 print(error, file=sys.stderr)
         if found and saved is None:
             raise InputError(
-                f"every checkpoint in {self.folder / 'checkpoints'} is damaged; remove that folder to train from the start"
+                f"every checkpoint in {self.folder / 'checkpoints'} is damaged; remove that folder to start anew"
             )
         if saved is not None:
             checkpoint.put(saved, state)
-        for folder in found:
-            if saved is not None and _step_of(folder) > _step_of(saved.folder):
+        for folder in (self.folder / "checkpoints").glob("step_*"):
+            if folder not in found:  # a kill left it half written or half removed
+                shutil.rmtree(folder, ignore_errors=True)
+            elif saved is not None and _step_of(folder) > _step_of(saved.folder):
                 aside = folder.with_name(f"damaged_{folder.name}")
                 shutil.rmtree(aside, ignore_errors=True)
                 folder.rename(aside)
-        _cut_metrics(self.folder / "metrics.jsonl", _step_of(saved.folder) if saved is not None else 0)
+        cut_metrics(self.folder, _step_of(saved.folder) if saved is not None else 0)
         return saved is not None
 
     def follow(
@@ -117,7 +120,7 @@ class Run:
         if keep < 1:
             raise InputError(f"keep is {keep}: a run needs at least one checkpoint to go on from; use 1 or more")
         with _stop_on_signal() as stop:
-            with closing(_Log(self.folder, state.step)) as log, Progress(total, state.step, show) as progress:
+            with closing(Log(self.folder, state.step)) as log, Progress(total, state.step, show) as progress:
                 saved_at, cost, saved_step = time.monotonic(), 0.0, None
                 try:
                     for values in metrics:
@@ -141,7 +144,7 @@ class Run:
                 print(f"stopped after step {state.step}; --resume continues {self.folder}", file=sys.stderr)
                 raise SystemExit(130)
 
-    def _save(self, state: Any, log: "_Log", keep: int) -> None:
+    def _save(self, state: Any, log: Log, keep: int) -> None:
         # Finite metrics may come with weights that the last update spoilt: such a checkpoint would not be a good one.
         for i, parameter in enumerate(_trained(state)):
             require_finite(parameter.detach(), f"trained parameter number {i}", state.step)
@@ -167,6 +170,7 @@ class Run:
 def open_run(folder: Path, algorithm: str, config: dict[str, Any], resume: bool) -> Run:
     """Start a run in a new or empty folder, or find one to resume: its `config` is then the one it was started with.
 
+    The table [run] of config.toml is the run's own: algorithm and version. A setting of None is left out.
     Raises InputError if a new run's folder is taken, or one to resume is not there or of another algorithm.
     """
     path = folder / "config.toml"
@@ -190,53 +194,6 @@ def open_run(folder: Path, algorithm: str, config: dict[str, Any], resume: bool)
     header = {"algorithm": algorithm, "operant": operant.__version__}
     atomic_write(path, to_toml({**config, "run": header}))
     return Run(folder, algorithm, config)
-
-
-class _Log:
-    """metrics.jsonl, and the same for TensorBoard."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path = folder / "metrics.jsonl"
-        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        before = json.loads(lines[-1])["time/seconds"] if lines else 0.0
-        self.start = time.monotonic() - before
-        self.file = self.path.open("a", buffering=1, encoding="utf-8")
-        # TensorBoard hides what was logged at `purge_step` or later before the run was resumed.
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        seconds = round(time.monotonic() - self.start, 3)
-        line = {"step": step, "time/seconds": seconds, **{name: float(x) for name, x in values.items()}}
-        with writing(self.path):
-            self.file.write(json.dumps(line) + "\n")
-            for name, x in values.items():
-                self.board.add_scalar(name, x, step)
-
-    def sync(self) -> None:
-        """A checkpoint must not be on the disk before the metrics that led to it."""
-        with writing(self.path):
-            os.fsync(self.file.fileno())
-            self.board.flush()
-
-    def close(self) -> None:
-        with writing(self.path):
-            self.file.close()
-            self.board.close()
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and the last one if a kill cut it short."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        end = 0
-        for line in file:
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
-                break
-            end += len(line)
-        file.truncate(end)
 
 
 def _require_finite_metrics(values: Mapping[str, float], step: int) -> None:

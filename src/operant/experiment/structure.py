@@ -181,7 +181,7 @@ def _place_fields(node: dict[str, Any], current: Any, tensors: dict[str, Tensor]
     record = _record_class(node["$fields"])
     if dataclasses.is_dataclass(current) and _class_name(type(current)) == node["$fields"]:
         values = {name: place(x, getattr(current, name), tensors) for name, x in node["values"].items()}
-        if not type(current).__dataclass_params__.frozen:
+        if not type(current).__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
             for name, x in values.items():
                 setattr(current, name, x)
             return current

@@ -1,4 +1,4 @@
-"""Distributions as functions of their parameters. `torch.distributions` is slower in inner loops; tests hold us to it."""
+"""Distributions as functions of their parameters: faster in inner loops than `torch.distributions`, and equal to it."""
 
 import torch
 from jaxtyping import Float, Int
@@ -20,4 +20,5 @@ def categorical_log_prob(logits: Float[Tensor, "*B A"], action: Int[Tensor, "*B"
 def categorical_entropy(logits: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
     """-Σ p log p, in nats."""
     log_p = logits.log_softmax(-1)
-    return -torch.where(log_p == -torch.inf, 0.0, log_p.exp() * log_p).sum(-1)
+    # The -inf of a forbidden action is removed before it is multiplied: afterwards its gradient would be 0 · inf.
+    return -(log_p.exp() * torch.where(log_p == -torch.inf, 0.0, log_p)).sum(-1)

@@ -1,6 +1,7 @@
 """Multi-layer perceptrons."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -11,7 +12,7 @@ def mlp(sizes: Sequence[int], gain: float = 1.0, activation: type[nn.Module] = n
     Hidden layers have gain √2, the last one `gain`: 0.01 for a policy, 1 for a value (Huang et al. 2022, detail 2).
     """
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         layer = nn.Linear(fan_in, fan_out)
         nn.init.orthogonal_(layer.weight, gain if last else 2**0.5)

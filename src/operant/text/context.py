@@ -59,10 +59,11 @@ def rows(
 ) -> tuple[Context, Int[Tensor, "B T"], Bool[Tensor, "B T"]]:
     """(context, action, mask) of responses to prompts; equal prompts that follow one another share their tokens.
 
-    Every response token is a decision, or those that `decided` marks (the assistant's words in a dialogue).
+    Every response token is a decision, or those that `decided` marks (the assistant's words in a dialogue). T is at
+    least 1, also where every response is empty.
     """
     lengths = [len(r) for r in responses]
-    width, steps = max(len(p) + n for p, n in zip(prompts, lengths, strict=True)), max(lengths)
+    width, steps = max(len(p) + n for p, n in zip(prompts, lengths, strict=True)), max([1, *lengths])
     token = torch.zeros(len(prompts), width, dtype=torch.long)
     action = torch.zeros(len(prompts), steps, dtype=torch.long)
     place = torch.full((len(prompts), steps), -1)
@@ -105,7 +106,7 @@ def pack(context: Context, share: bool = True) -> Packed:
     if not share or len(prompts) == len(c.prompt):
         width = int(needed.max())
         flat = torch.arange(len(c.token), device=c.token.device).unsqueeze(-1) * width + c.place
-        return Packed(c.token[:, :width], None, None, flat.clamp(min=0).where(c.mask, 0))
+        return Packed(c.token.where(c.extent, 0)[:, :width], None, None, flat.where(c.mask, 0))
 
     # The first row of a group carries the prompt; every row carries its branch: the places from `shared` on.
     order = torch.argsort(group, stable=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from operant.core.errors import InputError
 from operant.core.record import Evaluation
 from operant.networks.distributions import categorical_log_prob, categorical_sample
-from operant.text.context import Context, Packed, pack
+from operant.text.context import Context, Packed, pack, rows
 from operant.text.lm_head import linear_log_prob
 
 
@@ -22,12 +22,21 @@ class RewardModel(nn.Module):
     """A scalar at every place of a context: a reward at the last token, a value before each decision.
 
     `model` is a `transformers` sequence classifier with one label, so what is saved loads anywhere. The score is
-    head(hidden) - `offset`; the offset is kept in the model's config under "operant_score_offset".
+    head(hidden) - `offset`; the offset is kept in the model's config under "operant_score_offset". Raises `InputError`
+    for a classifier of another kind.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, dtype: str = "float32") -> None:
         super().__init__()
         self.model = model.eval()
+        self.dtype = dtype
+        head = getattr(model, "score", getattr(model, "classifier", None))
+        if not isinstance(head, nn.Linear) or head.out_features != 1:
+            raise InputError(
+                f"the head of {type(model).__name__} is {head}; a reward model has a linear head with one label. "
+                "Choose a sequence classifier on a causal language model, with num_labels=1"
+            )
+        require_branches(model)
 
     @property
     def head(self) -> nn.Linear:
@@ -42,8 +51,9 @@ class RewardModel(nn.Module):
         self.model.config.operant_score_offset = value
 
     def at(self, packed: Packed) -> Float[Tensor, "B T"]:
-        hidden = hidden_states(self.model, packed)
-        return self.head(hidden[packed.place]).squeeze(-1).float() - self.offset
+        with autocast(self.dtype, packed.token.device):
+            hidden = hidden_states(self.model, packed)
+            return self.head(hidden[packed.place]).squeeze(-1).float() - self.offset
 
     def forward(self, context: Context) -> Float[Tensor, "B T"]:
         """The scalar at each place; meaningless where there is no decision."""
@@ -53,35 +63,45 @@ class RewardModel(nn.Module):
 class LanguageModel(nn.Module):
     """π(token | context) of a `transformers` causal model, divided by the sampling temperature everywhere.
 
-    `value` is nothing, a linear head on the policy's own trunk, or a `RewardModel` of its own.
+    `value` is nothing, a linear head on the policy's own trunk, or a `RewardModel` of its own. `dtype` other than
+    float32 means mixed precision: weights stay as they are, matrix products are taken in `dtype`. Raises `InputError`
+    for a model whose logits or attention cannot be reproduced.
     """
 
     memory = True
 
-    def __init__(self, model: Any, value: nn.Module | None = None, temperature: float = 1.0) -> None:
+    def __init__(
+        self, model: Any, value: nn.Module | None = None, temperature: float = 1.0, dtype: str = "float32"
+    ) -> None:
         super().__init__()
         self.model = model.eval()
         self.value = value
         self.temperature = temperature
+        self.dtype = dtype
+        if not temperature > 0:
+            raise InputError(f"the sampling temperature is {temperature}; give one above 0 (1 is the model as it is)")
         if not has_plain_head(model):
             raise InputError(
-                f"{type(model).__name__} does more than a linear map from hidden states to logits (scaling, a soft cap); "
-                "Operant scores decisions by that map alone. Choose a model with a plain LM head"
+                f"{type(model).__name__} does more than a linear map from hidden states to logits (scaling, a soft "
+                "cap, an adapter on the head); Operant scores decisions by that map alone. Choose a model with a plain "
+                "LM head, and leave the head out of the adapter"
             )
+        require_branches(model)
 
     def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
         """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
         packed, mask = pack(observation), observation.mask
         log_prob, entropy, value = (torch.zeros(mask.shape, device=action.device) for _ in range(3))
-        hidden = hidden_states(self.model, packed)[packed.place[mask]]
-        head = self.model.get_output_embeddings()
-        chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, action[mask], self.temperature)
-        log_prob = log_prob.masked_scatter(mask, chosen)
-        entropy = entropy.masked_scatter(mask, uncertainty)
+        with autocast(self.dtype, action.device):
+            hidden = hidden_states(self.model, packed)[packed.place[mask]]
+            head = self.model.get_output_embeddings()
+            chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, action[mask], self.temperature)
+            if self.value is not None and not isinstance(self.value, RewardModel):
+                value = value.masked_scatter(mask, self.value(hidden).squeeze(-1).float())
         if isinstance(self.value, RewardModel):
             value = self.value.at(packed) * mask
-        elif self.value is not None:
-            value = value.masked_scatter(mask, self.value(hidden).squeeze(-1).float())
+        log_prob = log_prob.masked_scatter(mask, chosen)
+        entropy = entropy.masked_scatter(mask, uncertainty)
         return Evaluation(log_prob, entropy, value)
 
     @torch.no_grad()
@@ -125,9 +145,21 @@ def trunk(model: Any) -> Any:
 def hidden_states(model: Any, packed: Packed) -> Float[Tensor, "N D"]:
     """Last hidden states of all R * W places."""
     output = trunk(model)(
-        input_ids=packed.token, attention_mask=packed.attention, position_ids=packed.position, use_cache=False
+        input_ids=packed.token,
+        attention_mask=_attention_mask(model, packed.attention),
+        position_ids=packed.position,
+        use_cache=False,
     )
     return output.last_hidden_state.flatten(0, 1)
+
+
+def _attention_mask(model: Any, readable: Tensor | None) -> Tensor | None:
+    """Who may attend to whom in the form that the model's attention wants: SDPA selects by it, the others add it."""
+    if readable is None or model.config._attn_implementation == "sdpa":
+        return readable
+    return torch.zeros(readable.shape, dtype=model.dtype, device=readable.device).masked_fill(
+        ~readable, torch.finfo(model.dtype).min
+    )
 
 
 def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> tuple[Tensor, DecodeState]:
@@ -142,7 +174,7 @@ def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> 
     causal = torch.ones(len(steps), past + len(steps), dtype=torch.bool, device=token.device).tril(past)
     output = trunk(model)(
         input_ids=token,
-        attention_mask=(readable.unsqueeze(1) & causal).unsqueeze(1),
+        attention_mask=_attention_mask(model, (readable.unsqueeze(1) & causal).unsqueeze(1)),
         position_ids=state.position.unsqueeze(-1) + steps,
         past_key_values=state.cache,
         use_cache=True,
@@ -151,12 +183,57 @@ def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> 
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether logits are head(hidden), without scaling or soft caps: asked of the model itself."""
-    token = torch.arange(4, device=next(model.parameters()).device).unsqueeze(0) % model.config.vocab_size
-    with torch.no_grad():
-        logits = model(input_ids=token, use_cache=False).logits
-        plain = model.get_output_embeddings()(trunk(model)(input_ids=token, use_cache=False).last_hidden_state)
+    """Whether logits are W hidden + b, without scaling, soft caps or adapters: asked of the model itself."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return False
+    token = torch.arange(4, device=model.device).unsqueeze(0) % model.config.vocab_size
+    # Enlarged: the logits of fresh weights are so small that a soft cap would hardly bend them.
+    hook = head.register_forward_hook(lambda *called: 100 * called[-1])
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=token, use_cache=False).logits
+            plain = head(trunk(model)(input_ids=token, use_cache=False).last_hidden_state)
+    finally:
+        hook.remove()
     return torch.allclose(logits.float(), plain.float(), rtol=1e-2, atol=1e-2)
+
+
+@torch.no_grad()
+def require_branches(model: Any) -> None:
+    """Raise `InputError` unless responses that share a prompt come out of the model as they would alone."""
+    ids = [i % model.config.vocab_size for i in range(8)]
+    context, _, mask = rows([ids[:3]] * 2, [ids[3:6], ids[6:]])
+    context = context.to(model.device)
+    try:
+        shared, alone = (hidden_states(model, p)[p.place[mask]].float() for p in (pack(context), pack(context, False)))
+        error = ((shared - alone).abs().max() / alone.abs().max()).item()
+        cause = None
+    except (AttributeError, RuntimeError, TypeError, ValueError) as failure:
+        error, cause = float("nan"), failure
+    if not error < (1e-2 if model.dtype == torch.float32 else 1e-1):
+        raise InputError(
+            f"{type(model).__name__} with {model.config._attn_implementation} attention cannot read several responses "
+            "after one prompt: it must attend to earlier tokens alone, take a mask of who attends to whom, and carry "
+            'no state from token to token. Load it with attn_implementation="sdpa", or choose another architecture'
+        ) from cause
+
+
+def context_limit(model: Any) -> int:
+    """How many tokens a row may have: the positions of the model, or its attention window where that is smaller.
+
+    Inside the window attention is the plain causal one, on which packing and the KV cache rely.
+    """
+    names = ("max_position_embeddings", "sliding_window", "attention_chunk_size", "window_size")
+    limits = [getattr(model.config, name, None) for name in names]
+    return min([n for n in limits if isinstance(n, int)], default=1 << 30)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> Any:
+    """The module with its weights in `dtype`. Buffers stay: in 16 bits, rotary frequencies are wrong by radians."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return module
 
 
 def small_model(vocabulary: int, width: int, layers: int, heads: int, context: int, feed_forward: int = 0) -> Any:
@@ -192,7 +269,7 @@ def reward_model_from(model: Any) -> RewardModel:
     config.num_labels = 1
     if config.pad_token_id is None:
         config.pad_token_id = 0
-    classifier = AutoModelForSequenceClassification.from_config(config).to(model.dtype)
+    classifier = cast(AutoModelForSequenceClassification.from_config(config), model.dtype)
     classifier.base_model.load_state_dict(model.base_model.state_dict())
     reward = RewardModel(classifier.to(model.device))
     nn.init.normal_(reward.head.weight, std=(reward.head.in_features + 1) ** -0.5)
@@ -203,7 +280,7 @@ def reward_model_from(model: Any) -> RewardModel:
 
 def value_head(model: Any) -> nn.Linear:
     """A value on the policy's own trunk, 0 everywhere at first (Ziegler et al. 2019)."""
-    head = nn.Linear(model.config.hidden_size, 1, device=model.device)
+    head = nn.Linear(model.config.hidden_size, 1, device=model.device, dtype=model.dtype)
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILE = 4 * 1024 * 1024
 """Logits held at once: 16 MB in float32, a few times that on the way back."""
@@ -58,6 +59,7 @@ class _LinearLogProb(torch.autograd.Function):
         return log_prob, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor):
         grad_log_prob, grad_entropy = gradients
         hidden, weight, bias, target, normaliser, entropy = ctx.saved_tensors
@@ -88,5 +90,5 @@ class _LinearLogProb(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += (grad.T @ rows).to(weight.dtype)
             if grad_bias is not None:
-                grad_bias += grad.sum(0).to(bias.dtype)
+                grad_bias += grad.sum(0).to(grad_bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None

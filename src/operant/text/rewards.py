@@ -42,7 +42,7 @@ def model_reward(model: RewardModel) -> Reward:
 
 
 def function_reward(function: TextReward, tokenizer: Any) -> Reward:
-    """A Python function f(prompts, responses) -> scores. Raises `InputError` if it fails or returns no finite number."""
+    """A Python function f(prompts, responses) -> scores. `InputError` if it fails or returns no finite number."""
     name = getattr(function, "__name__", "the reward function")
 
     def reward(samples: Samples) -> Float[Tensor, " B"]:
@@ -76,8 +76,10 @@ def load_function(name: str) -> TextReward:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except (ImportError, SyntaxError) as error:
-        raise InputError(f"the reward function {name} cannot be imported: {error}") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"the reward function {name} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, attribute, None)):
         raise InputError(f"{place} has no function {attribute}: check the name given to --reward")
     return getattr(module, attribute)

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from operant.core.errors import InputError
 from operant.text.context import Context, rows
-from operant.text.language_model import DecodeState, LanguageModel, RewardModel, decode
+from operant.text.language_model import DecodeState, LanguageModel, RewardModel, cast, context_limit, decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +46,10 @@ def sample(
     """`completions` responses to each prompt from the policy itself: no top-k, no top-p, no minimum length.
 
     Any such filter would make the recorded log-probs those of another policy. `stop` are the token ids that end a
-    response; they are part of it. At most `batch` rows are decoded side by side; prompts of like length go together.
+    response; they are part of it. At most `batch` rows (or those of one prompt) are decoded side by side; prompts of
+    like length go together. Raises `InputError` for an empty prompt, or one that leaves no room for the response.
     """
+    check_prompts(prompts, max_new_tokens, completions, policy.model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     together = max(batch // completions, 1)
     pieces: list[tuple[int, list[_Row]]] = []
@@ -66,6 +69,25 @@ def sample(
         repeated, [row.token for row in found], context.to(device), action.to(device), log_prob.to(device),
         value.to(device), mask.to(device), ended.to(device),
     )  # fmt: skip
+
+
+def check_prompts(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, completions: int = 1, model: Any = None
+) -> None:
+    """Raise `InputError` where nothing could be sampled: no prompt, an empty one, no room for a response."""
+    if not len(prompts):
+        raise InputError("there are no prompts to respond to: give at least one")
+    if max_new_tokens < 1 or completions < 1:
+        raise InputError(f"{completions} completions of at most {max_new_tokens} tokens: both must be 1 or more")
+    shortest, longest = (f([len(p) for p in prompts]) for f in (min, max))
+    if shortest == 0:
+        empty = next(i for i, p in enumerate(prompts) if not len(p))
+        raise InputError(f"prompt {empty} has no tokens: a model needs one to go on from, such as BOS")
+    if model is not None and longest + max_new_tokens > (limit := context_limit(model)):
+        raise InputError(
+            f"a prompt of {longest} tokens and a response of {max_new_tokens} exceed the model's context of {limit}: "
+            "use shorter prompts or fewer new tokens"
+        )
 
 
 @dataclasses.dataclass
@@ -135,12 +157,15 @@ def _prefill(policy: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[T
 
 
 def decoding_copy(policy: LanguageModel, dtype: torch.dtype) -> LanguageModel:
-    """The policy with its weights in `dtype`, for decoding only; the policy itself when it has that type already."""
+    """The policy with its weights in `dtype`, for decoding only; the policy itself when it has that type already.
+
+    A value model of its own is left out: it reads whole responses.
+    """
     if policy.model.dtype == dtype:
         return policy
     value = None if isinstance(policy.value, RewardModel) else copy.deepcopy(policy.value)
-    twin = LanguageModel(copy.deepcopy(policy.model).to(dtype), value and value.to(dtype), policy.temperature)
-    return twin.requires_grad_(False)
+    twin = LanguageModel(copy.deepcopy(policy.model), value, policy.temperature)
+    return cast(twin, dtype).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -150,7 +175,7 @@ def fastest_decoding_dtype(model: Any, rows: int = 32) -> str:
         return "bfloat16"
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        twin = model if model.dtype == dtype else copy.deepcopy(model).to(dtype)
+        twin = model if model.dtype == dtype else cast(copy.deepcopy(model), dtype)
         token = torch.zeros(rows, 1, dtype=torch.long)
         state, times = None, []
         for _ in range(12):

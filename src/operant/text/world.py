@@ -11,7 +11,7 @@ from operant.core.shuffle import Shuffle
 from operant.text.context import Context
 from operant.text.language_model import LanguageModel, RewardModel
 from operant.text.rewards import Reward
-from operant.text.sampling import Samples, decoding_copy, sample
+from operant.text.sampling import Samples, check_prompts, decoding_copy, sample
 
 
 @torch.no_grad()
@@ -29,8 +29,9 @@ class PromptWorld:
 
     An answer that was cut before its stop token gets `missing_stop_score` in place of its reward (Ziegler et al. 2019);
     the end of an answer counts as terminal either way. `measures` are computed beside the reward and only logged.
-    `decoding_dtype` other than the policy's own makes a copy of the weights for sampling; log-probs and values are then
-    those of the policy itself, computed once, so that the first ratio is 1.
+    `decoding_dtype` other than the policy's own makes a copy of the weights for sampling. Where sampling computes in
+    another type than the policy, log-probs and values are those of the policy itself, computed once, so that the first
+    ratio is 1. Raises `InputError` without prompts, or for an empty one.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class PromptWorld:
         measures: Mapping[str, Reward] | None = None,
         seed: int = 0,
     ) -> None:
+        check_prompts(prompts, max_new_tokens, completions)
         self.prompts, self.reward, self.stop = prompts, reward, stop
         self.max_new_tokens, self.completions = max_new_tokens, completions
         self.missing_stop_score, self.decoding_dtype = missing_stop_score, decoding_dtype
@@ -59,10 +61,12 @@ class PromptWorld:
         actor = decoding_copy(policy, self.decoding_dtype or policy.model.dtype)
         samples = self.last = sample(actor, prompts, self.stop, self.max_new_tokens, self.completions)
         log_prob, value = samples.log_prob, samples.value
-        if actor is not policy or isinstance(policy.value, RewardModel):
+        same = actor is policy and policy.dtype == "float32"
+        if not same or isinstance(policy.value, RewardModel):
             again = evaluate(policy, samples.context, samples.action)
             value = again.value
-            log_prob = again.log_prob if actor is not policy else log_prob
+            log_prob = log_prob if same else again.log_prob
+        require_finite(log_prob, "log-probability of a sampled token", self.rollouts)
         score = self.reward(samples)
         require_finite(score, "reward", self.rollouts)
         self.rollouts += 1
@@ -89,7 +93,10 @@ class PromptWorld:
         s = self.last
         if s is None:
             return {}
-        shown = {"rollout/length": s.mask.sum(-1).float().mean().item(), "rollout/eos_rate": s.ended.float().mean().item()}
+        shown = {
+            "rollout/length": s.mask.sum(-1).float().mean().item(),
+            "rollout/eos_rate": s.ended.float().mean().item(),
+        }
         return shown | {name: measure(s).mean().item() for name, measure in self.measures.items()}
 
     def state_dict(self) -> dict:

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from operant.core.divergences import AdaptiveKL, kl_estimate
+from operant.core.errors import InputError
 from operant.core.losses import importance_ratio, masked_mean, ppo_clip_loss, ppo_kl_loss, standardize, value_loss
 from operant.core.optimise import descend
 from operant.core.record import Policy, Record, Trajectory, micro_batches
@@ -104,6 +105,13 @@ def adam(policy: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 def init(policy: Any, world: World, config: Config) -> State:
     target = config.old_policy_target
+    if config.objective not in ("clip", "kl"):
+        raise InputError(f'objective is "clip" or "kl", not {config.objective!r}')
+    if target is not None and (config.objective != "kl" or target <= 0):
+        raise InputError(
+            f'old_policy_target {target} steers the KL penalty of objective "kl" (here "{config.objective}") to a '
+            "distance above 0; set both, or leave it out"
+        )
     penalty = AdaptiveKL(config.old_policy_beta, target or 1.0, "schulman" if target else "fixed")
     return State(policy, adam(policy, config), world, penalty)
 
@@ -139,9 +147,9 @@ def loss(policy: Policy, batch: Batch, config: Config, beta: float, count: Tenso
 
 
 def update(
-    state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Tensor] | None = None
+    state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Iterator[Tensor]] | None = None
 ) -> Metrics:
-    """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds its gradient to every step (PPO-ptx)."""
+    """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds micro-batches to every step (PPO-ptx)."""
     rows = batch if state.policy.memory else batch.flatten()
     steps: list[dict[str, Tensor]] = []
     for _ in range(config.epochs):
@@ -152,13 +160,14 @@ def update(
                 _check_first_ratio(steps[0]["policy/ratio"].item())
     metrics = {name: torch.stack([s[name] for s in steps]).mean().item() for name in steps[0]}
     metrics["policy/old_policy_beta"] = state.old_policy_penalty.coefficient
-    metrics["value/explained_variance"] = _explained_variance(batch)
+    if config.value_coefficient:
+        metrics["value/explained_variance"] = _explained_variance(batch)
     state.old_policy_penalty.update(metrics["policy/approx_kl"])
     return metrics
 
 
 def _minibatch_step(
-    state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Tensor] | None
+    state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Iterator[Tensor]] | None
 ) -> dict[str, Tensor]:
     mask = batch.trajectory.mask
     if config.standardize_advantages:
@@ -171,12 +180,11 @@ def _minibatch_step(
             total, metrics = loss(state.policy, batch[index], config, state.old_policy_penalty.coefficient, count)
             shown.update({name: shown.get(name, 0.0) + x for name, x in metrics.items()})
             yield total
-        if auxiliary_loss is not None:
-            extra = auxiliary_loss()
-            shown["loss/auxiliary"] = extra.detach()
+        for extra in auxiliary_loss() if auxiliary_loss is not None else ():
+            shown["loss/auxiliary"] = shown.get("loss/auxiliary", 0.0) + extra.detach()
             yield extra
 
-    rate = config.learning_rate * scheduled(config.schedule, state.step / config.iterations, config.warmup)
+    rate = config.learning_rate * scheduled(config.schedule, (state.step + 1) / (config.iterations + 1), config.warmup)
     norm = descend(state.optimizer, losses(), rate, config.max_gradient_norm, state.step, batch)
     return shown | {"policy/gradient_norm": norm}
 
@@ -194,7 +202,8 @@ def _explained_variance(batch: Batch) -> float:
     """1 - Var(target - value) / Var(target)."""
     mask = batch.trajectory.mask
     target = batch.target[mask]
-    return (1 - (target - batch.trajectory.value[mask]).var() / target.var().clamp(min=1e-12)).item()
+    error = target - batch.trajectory.value[mask]
+    return (1 - error.var(correction=0) / target.var(correction=0).clamp(min=1e-12)).item()
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:

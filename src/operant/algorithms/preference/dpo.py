@@ -11,6 +11,7 @@ network once, however many pairs it is in, and its prompt is computed once for a
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -18,13 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from operant.core.errors import InputError
 from operant.core.losses import dpo_loss, ipo_loss
 from operant.core.optimise import descend
 from operant.core.record import micro_batches
 from operant.core.schedules import Schedule, scheduled
 from operant.core.shuffle import Shuffle
 from operant.text.context import rows
-from operant.text.language_model import LanguageModel, as_reference, autocast
+from operant.text.language_model import LanguageModel, as_reference
 from operant.text.tokenizer import Comparison
 
 Metrics = dict[str, float]
@@ -56,8 +58,6 @@ class Config:
     """AdamW's weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
-    dtype: str = "float32"
-    """float32, or bfloat16 for mixed precision."""
 
 
 @dataclasses.dataclass
@@ -78,8 +78,21 @@ def init(
     config: Config,
     seed: int = 0,
 ) -> State:
-    """`reference` None: the policy without its LoRA adapter."""
+    """`reference` None: the policy without its LoRA adapter. Comparisons without an untied pair are left out."""
+    if config.objective not in ("dpo", "ipo"):
+        raise InputError(f'objective is "dpo" or "ipo", not {config.objective!r}')
+    if config.label_smoothing and config.objective == "ipo":
+        raise InputError(
+            f'label_smoothing {config.label_smoothing} belongs to objective "dpo"; "ipo" has none: leave it 0'
+        )
+    for n, c in enumerate(comparisons):
+        if not isinstance(c, Comparison):
+            raise InputError(
+                f"record {n} is a {type(c).__name__}; DPO learns from comparisons of two or more responses"
+            )
     comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
+    if not comparisons:
+        raise InputError("every comparison is a tie: DPO has nothing to learn from")
     optimizer = torch.optim.AdamW(
         [p for p in policy.parameters() if p.requires_grad],
         lr=config.learning_rate,
@@ -91,7 +104,7 @@ def init(
         fixed: list[Tensor] = [torch.empty(0)] * len(comparisons)
         for index in micro_batches(extent(comparisons), config.micro_batch):
             chosen = [comparisons[i] for i in index.tolist()]
-            pieces = log_probs(frozen, chosen, config.dtype).split([len(c.responses) for c in chosen])
+            pieces = log_probs(frozen, chosen).split([len(c.responses) for c in chosen])
             for i, piece in zip(index.tolist(), pieces, strict=True):
                 fixed[i] = piece
     return State(policy, optimizer, Shuffle(len(comparisons), seed), fixed, comparisons)
@@ -108,14 +121,13 @@ def extent(comparisons: Sequence[Comparison]) -> Tensor:
     return torch.arange(int(size.max())) < size.unsqueeze(-1)
 
 
-def log_probs(policy: LanguageModel, comparisons: Sequence[Comparison], dtype: str) -> Float[Tensor, " N"]:
+def log_probs(policy: LanguageModel, comparisons: Sequence[Comparison]) -> Float[Tensor, " N"]:
     """log π of every whole response, all responses of one comparison after those of the one before."""
     prompts = [c.prompt for c in comparisons for _ in c.responses]
     context, action, mask = rows(prompts, [r for c in comparisons for r in c.responses])
     owner = torch.arange(len(comparisons)).repeat_interleave(torch.tensor([len(c.responses) for c in comparisons]))
     context = dataclasses.replace(context, prompt=owner).to(policy.model.device)
-    with autocast(dtype, policy.model.device):
-        log_prob = policy.evaluate(context, action.to(policy.model.device)).log_prob
+    log_prob = policy.evaluate(context, action.to(policy.model.device)).log_prob
     return torch.where(mask.to(log_prob.device), log_prob, 0.0).sum(-1)
 
 
@@ -135,8 +147,8 @@ def loss(
     log_prob: Float[Tensor, " N"], reference: Float[Tensor, " N"], comparisons: Sequence[Comparison], config: Config
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(loss of each pair, its margin β Δ log π/π_ref, its weight)."""
-    w, l, weight = (x.to(log_prob.device) for x in pairs(comparisons))
-    chosen, rejected, ref_chosen, ref_rejected = log_prob[w], log_prob[l], reference[w], reference[l]
+    better, worse, weight = (x.to(log_prob.device) for x in pairs(comparisons))
+    chosen, rejected, ref_chosen, ref_rejected = log_prob[better], log_prob[worse], reference[better], reference[worse]
     margin = config.reference_beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
     if config.objective == "ipo":
         return ipo_loss(chosen, rejected, ref_chosen, ref_rejected, config.reference_beta), margin, weight
@@ -147,38 +159,56 @@ def loss(
 def update(state: State, index: Sequence[int], config: Config) -> Metrics:
     """One step on one batch of comparisons."""
     batch = [state.comparisons[i] for i in index]
-    losses, margins, rewards = [], [], []
+    losses: list[Tensor] = []
+    shown: dict[str, list[Tensor]] = {}
 
     def parts() -> Iterator[Tensor]:
         for piece in micro_batches(extent(batch), config.micro_batch):
-            chosen = [batch[i] for i in piece.tolist()]
-            log_prob = log_probs(state.policy, chosen, config.dtype)
+            compared = [batch[i] for i in piece.tolist()]
+            log_prob = log_probs(state.policy, compared)
             reference = torch.cat([state.reference[index[i]] for i in piece.tolist()])
-            each, margin, weight = loss(log_prob, reference, chosen, config)
+            each, margin, weight = loss(log_prob, reference, compared, config)
             part = (each * weight).sum() / len(batch)
             losses.append(part.detach())
-            margins.append(margin.detach())
-            rewards.append((config.reference_beta * (log_prob - reference)).detach())
+            reward = config.reference_beta * (log_prob - reference)
+            better, worse, _ = pairs(compared)
+            for name, x in {
+                "rewards/accuracies": (margin > 0).float(),
+                "rewards/margins": margin,
+                "rewards/chosen": reward[better],
+                "rewards/rejected": reward[worse],
+                "logps/chosen": log_prob[better],
+                "logps/rejected": log_prob[worse],
+            }.items():
+                shown.setdefault(name, []).append(x.detach())
             yield part
 
     rate = config.learning_rate * scheduled(
         config.schedule, (state.step + 1) / steps(state, config), config.warmup, config.floor
     )
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step)
-    margin = torch.cat(margins)
     return {
-        "loss/dpo": sum(losses).item(),
-        "rewards/accuracies": (margin > 0).float().mean().item(),
-        "rewards/margins": margin.mean().item(),
-        "rewards/mean": torch.cat(rewards).mean().item(),
+        "loss/dpo": torch.stack(losses).sum().item(),
+        **{name: torch.cat(x).mean().item() for name, x in shown.items()},
         "loss/gradient_norm": norm.item(),
         "learning_rate": rate,
     }
+
+
+def _check_start(margin: float, config: Config) -> None:
+    if abs(margin) > 0.1 * config.reference_beta:
+        warnings.warn(
+            f"the margin of the implicit rewards is {margin:.4f} before the first step and should be 0, DPO's loss ln 2: "
+            "the policy does not start from its reference",
+            stacklevel=3,
+        )
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields after every step."""
     while state.step < steps(state, config):
         metrics = update(state, state.order.rest_of_epoch(config.batch), config)
+        if state.step == 0:
+            _check_start(metrics["rewards/margins"], config)
         state.step += 1
         yield metrics

@@ -34,5 +34,6 @@ def prepare(trajectory: Trajectory, config: Config) -> ppo.Batch:
 
 
 def train(state: rlhf.State, config: Config) -> Iterator[rlhf.Metrics]:
-    """Yields after every update."""
+    """Yields after every update. Raises InputError before the first one as `rloo.check` does."""
+    rloo.check(state, config)
     return rlhf.train(state, config, prepare)  # pyright: ignore[reportArgumentType]

@@ -15,16 +15,17 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from operant.core.errors import InputError
 from operant.core.losses import bradley_terry_loss, ranking_loss
 from operant.core.optimise import descend
 from operant.core.record import micro_batches
 from operant.core.schedules import Schedule, scheduled
 from operant.core.shuffle import Shuffle
 from operant.text.context import Context, last_places
-from operant.text.language_model import RewardModel, autocast
+from operant.text.language_model import RewardModel
 from operant.text.rewards import score
 from operant.text.tokenizer import Comparison, Example, Judgement
 
@@ -53,8 +54,6 @@ class Config:
     """Gradients longer than this are shortened to it."""
     ties: Literal["drop", "half"] = "drop"
     """Pairs of equal rank are left out, or learned as even odds."""
-    dtype: str = "float32"
-    """float32, or bfloat16 for mixed precision."""
 
 
 @dataclasses.dataclass
@@ -67,6 +66,20 @@ class State:
 
 
 def init(model: RewardModel, judgements: Sequence[Comparison | Judgement], config: Config, seed: int = 0) -> State:
+    """Raises InputError if nothing in `judgements` can be learned, or a margin is not that of one untied pair."""
+    if not isinstance(model, RewardModel):
+        raise InputError(f"the model is a {type(model).__name__}; give a RewardModel, which has a scalar head")
+    for n, j in enumerate(judgements):
+        if isinstance(j, Comparison) and j.margin and sorted(j.ranks) != [1, 2]:
+            raise InputError(
+                f"judgement {n} has the margin {j.margin} and the ranks {j.ranks}: a margin is that of one better and "
+                "one worse response; leave it out, or make pairs"
+            )
+    if not _taught(judgements, config).any():
+        raise InputError(
+            f"none of {len(judgements)} judgements teaches anything: every one is a tie. Add comparisons with a better "
+            'response, or learn ties as even odds with ties "half"'
+        )
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
     )
@@ -102,6 +115,14 @@ def ranks_of(judgements: Sequence[Comparison | Judgement]) -> Int[Tensor, "B K"]
     return torch.nn.utils.rnn.pad_sequence(ranks, batch_first=True)
 
 
+def _taught(judgements: Sequence[Comparison | Judgement], config: Config) -> Bool[Tensor, " B"]:
+    """Which judgements have a loss: thumbs, and comparisons with a pair left after ties are dropped."""
+    return torch.tensor([
+        isinstance(j, Judgement) or len(set(j.ranks)) > 1 or (config.ties == "half" and len(j.ranks) > 1)
+        for j in judgements
+    ])  # fmt: skip
+
+
 def loss(scores: Float[Tensor, "B K"], judgements: Sequence[Comparison | Judgement], config: Config) -> Tensor:
     """`ranking_loss` for each comparison, `bradley_terry_loss` with a margin or against 0 where that is asked for."""
     pairs = ranking_loss(scores, ranks_of(judgements).to(scores.device), config.ties)
@@ -123,21 +144,17 @@ def update(state: State, judgements: Sequence[Comparison | Judgement], config: C
     device = state.model.model.device
     size = torch.tensor([int(context.extent[s].sum()) for s in spans])
     extent = torch.arange(int(size.max())) < size.unsqueeze(-1)
-    ranks = ranks_of(judgements)
-    untied = ((ranks.unsqueeze(-1) < ranks.unsqueeze(-2)) & (ranks.unsqueeze(-1) > 0)).flatten(1).any(-1)
-    taught = torch.tensor([isinstance(j, Judgement) for j in judgements]) | untied | (config.ties == "half")
-    count = taught.sum().clamp(min=1)
+    count = _taught(judgements, config).sum().clamp(min=1)
     losses, margins = [], []
 
     def parts() -> Iterator[Tensor]:
         for index in micro_batches(extent, config.micro_batch):
             chosen = [judgements[i] for i in index.tolist()]
             piece, piece_spans = endings(chosen)
-            with autocast(config.dtype, device):
-                scores = table(state.model(piece.to(device)).squeeze(-1), piece_spans)
+            scores = table(state.model(piece.to(device)).squeeze(-1), piece_spans)
             part = loss(scores, chosen, config).sum() / count
             losses.append(part.detach())
-            margins.extend(_margins(scores.detach(), chosen))
+            margins.extend(margins_of(scores.detach(), chosen))
             yield part
 
     rate = config.learning_rate * scheduled(
@@ -146,7 +163,7 @@ def update(state: State, judgements: Sequence[Comparison | Judgement], config: C
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step, context)
     margin = torch.tensor(margins or [0.0])
     return {
-        "loss/reward_model": sum(losses).item(),
+        "loss/reward_model": torch.stack(losses).sum().item(),
         "rewards/accuracies": (margin > 0).float().mean().item(),
         "rewards/margins": margin.mean().item(),
         "loss/gradient_norm": norm.item(),
@@ -154,7 +171,7 @@ def update(state: State, judgements: Sequence[Comparison | Judgement], config: C
     }
 
 
-def _margins(scores: Tensor, judgements: Sequence[Comparison | Judgement]) -> list[float]:
+def margins_of(scores: Tensor, judgements: Sequence[Comparison | Judgement]) -> list[float]:
     """How far each pair (or thumb) is on its right side."""
     found = []
     for row, j in zip(scores.tolist(), judgements, strict=True):
@@ -181,7 +198,12 @@ def normalise(model: RewardModel, examples: Sequence[Example]) -> tuple[float, f
     """
     context = last_places([e.prompt for e in examples], [e.response for e in examples]).to(model.model.device)
     scores = score(model, context).squeeze(-1)
-    gain = 1 / scores.std(correction=0).clamp(min=1e-6)
+    if scores.std(correction=0) < 1e-6:
+        raise InputError(
+            f"the scores of {len(examples)} examples do not differ, so their scale cannot be set: give more examples, or "
+            "look whether the reward model has learned anything"
+        )
+    gain = 1 / scores.std(correction=0)
     model.head.weight.mul_(gain)
     if model.head.bias is not None:
         model.head.bias.mul_(gain)

@@ -12,21 +12,25 @@ the reference as a reward for every token, and the pretraining stream.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from operant.algorithms.policy_gradient import ppo
-from operant.algorithms.preference import pretrain
+from operant.algorithms.preference import sft
 from operant.core.divergences import AdaptiveKL, kl_estimate, kl_shaped_reward
+from operant.core.errors import InputError
 from operant.core.losses import rescale
 from operant.core.record import Trajectory
 from operant.core.schedules import Schedule
 from operant.core.shuffle import Shuffle
+from operant.text.context import Context
 from operant.text.language_model import LanguageModel, as_reference
+from operant.text.tokenizer import Example
 from operant.text.world import PromptWorld, evaluate
 
 Metrics = dict[str, float]
@@ -71,7 +75,9 @@ class Config(ppo.Config):
     ptx_coefficient: float = 0.0
     """γ_ptx: weight of the pretraining loss, a mean per token; 0 is plain PPO (InstructGPT used 27.8)."""
     ptx_batch: int = 8
-    """Blocks of pretraining text that go with each minibatch."""
+    """Documents of pretraining text, or pieces of long ones, that go with each minibatch."""
+    ptx_block: int = 128
+    """Longer documents are cut into pieces of so many tokens."""
 
 
 @dataclasses.dataclass
@@ -80,7 +86,7 @@ class State:
     reference_penalty: AdaptiveKL
     text_order: Shuffle
     reference: LanguageModel | None = dataclasses.field(metadata={"saved": False})
-    text: Int[Tensor, "N L"] | None = dataclasses.field(metadata={"saved": False})
+    text: Sequence[Example] = dataclasses.field(metadata={"saved": False})
 
     @property
     def step(self) -> int:
@@ -96,17 +102,29 @@ def init(
     reference: LanguageModel | None,
     world: PromptWorld,
     config: Config,
-    text: Int[Tensor, "N L"] | None = None,
+    text: Sequence[Example] = (),
     seed: int = 0,
 ) -> State:
-    """`reference` None: the policy without its LoRA adapter. `text`: blocks of pretraining text, for PPO-ptx."""
-    if config.ptx_coefficient and text is None:
-        raise ValueError("ptx_coefficient > 0 needs pretraining text")
+    """`reference` None: the policy without its LoRA adapter. `text`: documents of pretraining, for PPO-ptx."""
+    if not isinstance(policy, LanguageModel):
+        raise InputError(f"the policy is a {type(policy).__name__}; give a LanguageModel, which wraps a causal model")
+    if policy.value is None and config.value_coefficient:
+        raise InputError(
+            f"the policy has no value function and value_coefficient is {config.value_coefficient}: give it a value "
+            "head or a value model, or use RLOO or GRPO, which need none"
+        )
+    if reference is not None and reference.model is policy.model:
+        raise InputError("policy and reference are one model, so the KL would always be 0: give the reference a copy")
+    with as_reference(policy, reference):
+        pass
+    if config.ptx_coefficient and not text:
+        raise InputError(
+            f"ptx_coefficient is {config.ptx_coefficient} and there is no pretraining text: give some, or 0"
+        )
     penalty = AdaptiveKL(
         config.reference_beta, config.reference_target, config.reference_rule, config.reference_horizon
     )
-    order = Shuffle(len(text) if text is not None else 1, seed)
-    return State(ppo.init(policy, world, config), penalty, order, reference, text)
+    return State(ppo.init(policy, world, config), penalty, Shuffle(max(len(text), 1), seed), reference, text)
 
 
 def shape(
@@ -128,24 +146,43 @@ def shape(
     return dataclasses.replace(t, reward=reward), metrics
 
 
+def _check_start(metrics: Metrics, world: PromptWorld) -> None:
+    if abs(metrics["objective/kl"]) > 0.05:
+        warnings.warn(
+            f"the KL to the reference is {metrics['objective/kl']:.3f} nats before the first step and should be 0: the "
+            "policy does not start from its reference",
+            stacklevel=3,
+        )
+    if metrics["rollout/eos_rate"] == 0 and world.missing_stop_score is not None:
+        warnings.warn(
+            f"no response of the first rollout ended within {world.max_new_tokens} tokens: the policy has not learned "
+            "to stop. Fine-tune it on responses that end with the stop token, or allow more tokens",
+            stacklevel=3,
+        )
+
+
 def train(
     state: State, config: Config, prepare: Callable[[Trajectory, Config], ppo.Batch] = ppo.prepare
 ) -> Iterator[Metrics]:
     """Roll out, evaluate, optimise; yields after every update. RLOO and GRPO put another `prepare` in GAE's place."""
     world: PromptWorld = state.ppo.world  # pyright: ignore[reportAssignmentType]
 
-    def pretraining_loss() -> Tensor:
-        assert state.text is not None
-        text = state.text[state.text_order.take(config.ptx_batch)].to(state.policy.model.device)
-        return config.ptx_coefficient * pretrain.loss(state.policy, text)
+    def pretraining_loss() -> Iterator[Tensor]:
+        documents = [state.text[i] for i in state.text_order.take(config.ptx_batch)]
+        for part in sft.parts(state.policy, documents, config.micro_batch):
+            yield config.ptx_coefficient * part
 
     while state.step < config.iterations:
         trajectory = world.rollout(state.policy, config.rollout)
+        context: Context = trajectory.observation  # pyright: ignore[reportAssignmentType]
         with as_reference(state.policy, state.reference) as reference:
-            ref_log_prob = evaluate(reference, trajectory.observation, trajectory.action).log_prob
+            ref_log_prob = evaluate(reference, context, trajectory.action, config.micro_batch).log_prob
         trajectory, metrics = shape(trajectory, ref_log_prob, state.reference_penalty.coefficient, config)
+        metrics |= world.measured()
+        if state.step == 0:
+            _check_start(metrics, world)
         auxiliary = pretraining_loss if config.ptx_coefficient else None
-        metrics |= world.measured() | ppo.update(state.ppo, prepare(trajectory, config), config, auxiliary)
+        metrics |= ppo.update(state.ppo, prepare(trajectory, config), config, auxiliary)
         state.reference_penalty.update(metrics["objective/kl"], len(trajectory.reward))
         state.ppo.step += 1
         yield metrics

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from operant.algorithms.policy_gradient import ppo
 from operant.algorithms.preference import rlhf
+from operant.core.errors import InputError
 from operant.core.record import Trajectory
+from operant.text.world import PromptWorld
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,24 @@ class Config(rlhf.Config):
 init = rlhf.init
 
 
+def check(state: rlhf.State, config: Config) -> None:
+    """Raise InputError unless each prompt gets K > 1 responses, or if a setting of PPO's critic would do nothing."""
+    world: PromptWorld = state.ppo.world  # pyright: ignore[reportAssignmentType]
+    if config.completions < 2:
+        raise InputError(
+            f"completions is {config.completions}: a response is judged by the others to its prompt; ask for 2 or more"
+        )
+    if world.completions != config.completions:
+        raise InputError(
+            f"the world gives {world.completions} responses to a prompt, completions is {config.completions}: make "
+            "them equal"
+        )
+    for name in ("gamma", "lambda_", "value_coefficient", "value_clip"):
+        given, only = getattr(config, name), getattr(Config, name)
+        if given != only:
+            raise InputError(f"{name} is {given}, but without a value function it does nothing: leave it at {only}")
+
+
 def returns(trajectory: Trajectory, config: Config) -> Float[Tensor, "P K"]:
     """Undiscounted return of every response, the K of a prompt in a row."""
     return trajectory.reward.sum(-1).view(-1, config.completions)
@@ -56,5 +76,6 @@ def prepare(trajectory: Trajectory, config: Config) -> ppo.Batch:
 
 
 def train(state: rlhf.State, config: Config) -> Iterator[rlhf.Metrics]:
-    """Yields after every update."""
+    """Yields after every update. Raises InputError before the first one as `check` does."""
+    check(state, config)
     return rlhf.train(state, config, prepare)  # pyright: ignore[reportArgumentType]

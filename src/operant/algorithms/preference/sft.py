@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from operant.core.errors import InputError
 from operant.core.losses import masked_mean, policy_gradient_loss
 from operant.core.optimise import descend
 from operant.core.record import micro_batches
 from operant.core.schedules import Schedule, scheduled
 from operant.core.shuffle import Shuffle
 from operant.text.context import rows
-from operant.text.language_model import LanguageModel, autocast
+from operant.text.language_model import LanguageModel
 from operant.text.tokenizer import Example
 
 Metrics = dict[str, float]
@@ -46,8 +47,6 @@ class Config:
     """AdamW's weight decay."""
     max_gradient_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
-    dtype: str = "float32"
-    """float32, or bfloat16 for mixed precision."""
 
 
 @dataclasses.dataclass
@@ -60,6 +59,8 @@ class State:
 
 
 def init(policy: LanguageModel, examples: Sequence[Example], config: Config, seed: int = 0) -> State:
+    if not examples:
+        raise InputError("there are no demonstrations to learn from; give at least one")
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
@@ -72,26 +73,41 @@ def steps(state: State, config: Config) -> int:
     return config.epochs * math.ceil(len(state.examples) / config.batch)
 
 
-def update(state: State, examples: Sequence[Example], config: Config) -> Metrics:
-    """One step on one batch: the mean over all response tokens of the batch, however it is split."""
+def parts(policy: LanguageModel, examples: Sequence[Example], micro_batch: int) -> Iterator[Tensor]:
+    """Losses of micro-batches that add up to the mean over all response tokens of `examples`."""
     context, action, mask = rows(*zip(*examples, strict=True))
-    device = state.policy.model.device
-    context, action, mask = context.to(device), action.to(device), mask.to(device)
-    count, losses = mask.sum(), []
+    # Rows are not packed by prompt: documents all begin alike, and one long row of them would cost its length squared.
+    context = dataclasses.replace(context, prompt=torch.arange(len(examples))).to(policy.model.device)
+    action, mask = action.to(policy.model.device), mask.to(policy.model.device)
+    count = mask.sum().clamp(min=1)
+    for index in micro_batches(context.extent, micro_batch):
+        log_prob = policy.evaluate(context[index], action[index]).log_prob
+        yield masked_mean(policy_gradient_loss(log_prob, 1.0), mask[index], count)
 
-    def parts() -> Iterator[Tensor]:
-        for index in micro_batches(context.extent, config.micro_batch):
-            with autocast(config.dtype, device):
-                log_prob = state.policy.evaluate(context[index], action[index]).log_prob
-            part = masked_mean(policy_gradient_loss(log_prob, 1.0), mask[index], count)
+
+def loss_of(policy: LanguageModel, examples: Sequence[Example], config: Config) -> float:
+    """-mean log π(token), in nats a response token."""
+    with torch.no_grad():
+        return sum(part.item() for part in parts(policy, examples, config.micro_batch))
+
+
+def update(state: State, examples: Sequence[Example], config: Config) -> Metrics:
+    """One step on one batch."""
+    losses: list[Tensor] = []
+
+    def kept() -> Iterator[Tensor]:
+        for part in parts(state.policy, examples, config.micro_batch):
             losses.append(part.detach())
             yield part
 
-    rate = config.learning_rate * scheduled(
-        config.schedule, (state.step + 1) / steps(state, config), config.warmup, config.floor
-    )
-    norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step, context)
-    return {"loss/language_model": sum(losses).item(), "loss/gradient_norm": norm.item(), "learning_rate": rate}
+    done = (state.step + 1) / steps(state, config)
+    rate = config.learning_rate * scheduled(config.schedule, done, config.warmup, config.floor)
+    norm = descend(state.optimizer, kept(), rate, config.max_gradient_norm, state.step)
+    return {
+        "loss/language_model": torch.stack(losses).sum().item(),
+        "loss/gradient_norm": norm.item(),
+        "learning_rate": rate,
+    }
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:

@@ -1,0 +1,304 @@
+"""`operant align`: pretraining, SFT, reward model, PPO, PPO-ptx and DPO in one run folder, and a report.
+
+Every stage is the ordinary command of its name with a run folder of its own; between them stand JSONL files in data/
+that anyone can read. The Almanac makes those files itself; other data comes from a recipe's `prepare` function, or as
+files that are ready.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from operant.algorithms.preference.dpo import Config as DPO
+from operant.algorithms.preference.pretrain import Config as Pretraining
+from operant.algorithms.preference.reward_model import Config as RewardModelling
+from operant.algorithms.preference.rlhf import Config as RLHF
+from operant.algorithms.preference.sft import Config as SFT
+from operant.cli import common, evaluation
+from operant.cli.options import as_dict, build, read_toml
+from operant.cli.pretrain import Shape
+from operant.core.errors import InputError
+from operant.experiment.files import atomic_write
+from operant.experiment.run import open_run
+from operant.text.almanac import AlmanacConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How answers are sampled in every stage, and how comparisons are made from them."""
+
+    max_new_tokens: int = 24
+    """Longest answer."""
+    responses: int = 4
+    """Answers to each prompt that labellers rank, K (Almanac)."""
+    missing_stop_score: float | None = -4.0
+    """Score of an answer that did not end; none = the reward model's own."""
+    evaluation_samples: int = 4
+    """Answers to each held-out prompt in the final figures."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The whole pipeline: pretrain, fine-tune, learn a reward, improve by PPO, PPO-ptx and DPO, evaluate, report.
+
+    Without a recipe: the Almanac, a generated world whose truth is known, in about ten minutes on two cores.
+    With your own: --config recipes/sentiment.toml --data FOLDER.
+    """
+
+    out: Path = Path("runs/align")
+    """The run folder to write; each stage has a folder in it."""
+    title: str = "The Almanac: teaching a language model to say what it does not know"
+    """Title of the report."""
+    prepare: str = "almanac"
+    """Where data comes from: "almanac", or a function file.py:name(data, out, seed) that writes the JSONL files."""
+    data: Path | None = None
+    """Folder that the recipe's function reads."""
+    only: str | None = None
+    """Run this one stage, when all it needs is there."""
+    seed: int = 0
+    """Seed of the world and of every stage."""
+    threads: int = 0
+    """CPU threads of each stage; 0 = measured. Stages that do not need one another run side by side."""
+    workers: int = 2
+    """Stages that run side by side."""
+    vocabulary: int = 1500
+    """Entries of the tokenizer."""
+    almanac: AlmanacConfig = dataclasses.field(default_factory=AlmanacConfig)
+    shape: Shape = dataclasses.field(default_factory=Shape)
+    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    pretrain: Pretraining = dataclasses.field(default_factory=Pretraining)
+    sft: SFT = dataclasses.field(default_factory=SFT)
+    reward: RewardModelling = dataclasses.field(default_factory=lambda: RewardModelling(epochs=2))
+    judge: RewardModelling = dataclasses.field(default_factory=RewardModelling)
+    ppo: RLHF = dataclasses.field(default_factory=RLHF)
+    ppo_ptx: RLHF = dataclasses.field(default_factory=lambda: RLHF(ptx_coefficient=1.0))
+    dpo: DPO = dataclasses.field(default_factory=DPO)
+
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "pretrain": ("data",),
+    "sft": ("pretrain",),
+    "comparisons": ("sft",),
+    "judge": ("sft",),
+    "dpo": ("comparisons",),
+    "reward": ("comparisons",),
+    "ppo": ("reward",),
+    "ppo_ptx": ("reward",),
+    "evaluation": ("dpo", "ppo", "ppo_ptx", "judge"),
+}
+"""Which stages a stage builds on. Those that need nothing of each other run side by side."""
+
+
+def run(options: Options, resume: bool) -> None:
+    if options.only is not None:
+        if options.only not in NEEDS:
+            raise InputError(f"there is no stage {options.only!r}; the stages are {', '.join(NEEDS)}")
+        for needed in NEEDS[options.only]:
+            if not done(options, needed):
+                raise InputError(f"stage {options.only} needs {needed}, which is not finished in {options.out}")
+        stage(options, options.only)
+        return
+    begun = time.time()
+    if not resume:
+        open_run(options.out, "align", as_dict(options), resume=False)
+    if done(options, "evaluation"):
+        print(f"{options.out} is finished; nothing to resume")
+        return
+    for name in ("data", "pretrain", "sft", "comparisons"):
+        announce(options, name)
+        stage(options, name)
+    side_by_side(options, [name for name in ("reward", "dpo", "judge", "ppo", "ppo_ptx") if wanted(options, name)])
+    announce(options, "evaluation")
+    stage(options, "evaluation")
+    print(f"\n{evaluation.table(options.out)}\n")
+    print(f"{options.out / 'report.html'} shows it all; {time.time() - begun:.0f} seconds")
+
+
+def wanted(options: Options, name: str) -> bool:
+    """A judge is trained only where there is data for one."""
+    return name != "judge" or (options.out / "data" / "judge.jsonl").is_file()
+
+
+def done(options: Options, name: str) -> bool:
+    if not wanted(options, name):
+        return True
+    marker = {
+        "data": "data/prepared.json",
+        "comparisons": "data/sampled.json",
+        "evaluation": "summary.json",
+    }.get(name, f"{name}/summary.json")
+    return (options.out / marker).is_file()
+
+
+def announce(options: Options, name: str) -> None:
+    if not done(options, name) and sys.stdout.isatty():
+        print(f"\033[1m{name}\033[0m", flush=True)
+    elif not done(options, name):
+        print(f"== {name}", flush=True)
+
+
+def stage(options: Options, name: str) -> None:
+    """Do one stage, or what is left of it."""
+    if done(options, name):
+        return
+    if name == "data":
+        prepare(options)
+    elif name == "comparisons":
+        evaluation.sample_comparisons(options)
+    elif name == "evaluation":
+        evaluation.evaluate(options)
+    else:
+        command, settings = command_of(options, name)
+        module = importlib.import_module(f"operant.cli.{command}")
+        folder = options.out / name
+        resume = (folder / "config.toml").is_file()
+        if resume:
+            values = read_toml(folder / "config.toml")
+            values.pop("run", None)
+            own = build(module.Options, values, str(folder / "config.toml"))
+        else:
+            own = module.Options(out=folder, machine=common.Machine(options.seed, options.threads), **settings)
+        if command == "rlhf":
+            module.run(own, resume, evaluation.measures(options))
+        else:
+            module.run(own, resume)
+
+
+def command_of(
+    options: Options, name: str
+) -> tuple[Literal["pretrain", "sft", "reward", "rlhf", "dpo"], dict[str, Any]]:
+    """(the command that a stage is, its options)."""
+    from operant.cli.rlhf import World
+
+    out, files = options.out, options.out / "data"
+    s = options.sampling
+    if name == "pretrain":
+        more = (str(files / "tokenizer.jsonl"),) if (files / "tokenizer.jsonl").is_file() else ()
+        return "pretrain", {
+            "data": (str(files / "text.jsonl"),), "tokenizer_data": more, "vocabulary": options.vocabulary,
+            "shape": options.shape, "pretrain": options.pretrain,
+        }  # fmt: skip
+    if name == "sft":
+        data = str(files / "demonstrations.jsonl")
+        return "sft", {"model": str(out / "pretrain"), "data": data, "sft": options.sft, "held_out": 0.02}
+    if name in ("reward", "judge"):
+        source = files / ("judge.jsonl" if name == "judge" else "judgements.jsonl")
+        config = options.judge if name == "judge" else options.reward
+        anchors = None if name == "judge" else str(files / "demonstrations.jsonl")
+        base = str(out / ("pretrain" if name == "judge" else "sft"))
+        return "reward", {"model": base, "data": str(source), "demonstrations": anchors, "reward": config}
+    if name == "dpo":
+        return "dpo", {"model": str(out / "sft"), "data": str(files / "comparisons.jsonl"), "dpo": options.dpo}
+    world = World(
+        prompts=str(files / "prompts.jsonl"), reward=str(out / "reward"), max_new_tokens=s.max_new_tokens,
+        missing_stop_score=s.missing_stop_score,
+    )  # fmt: skip
+    config = options.ppo if name == "ppo" else options.ppo_ptx
+    text = (str(files / "text.jsonl"),) if config.ptx_coefficient else ()
+    return "rlhf", {"model": str(out / "sft"), "world": world, "rlhf": config, "ptx_data": text}
+
+
+def prepare(options: Options) -> None:
+    """Write the JSONL files in data/."""
+    folder = options.out / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.prepare == "almanac":
+        evaluation.write_almanac(options, folder)
+    else:
+        place, _, name = options.prepare.rpartition(":")
+        path = Path(place)
+        if not path.is_file():
+            raise InputError(
+                f"the recipe's prepare function is in {place}, which does not exist; run from where it does"
+            )
+        if options.data is None or not options.data.is_dir():
+            raise InputError(f"this recipe reads data from a folder: give --data FOLDER (got {options.data})")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise InputError(f"{path} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        getattr(module, name)(options.data, folder, options.seed)
+    needed = ["text", "demonstrations", "prompts", "evaluation"]
+    missing = [name for name in needed if not (folder / f"{name}.jsonl").is_file()]
+    if missing:
+        raise InputError(f"{options.prepare} wrote no {missing[0]}.jsonl into {folder}; every recipe needs {needed}")
+    atomic_write(folder / "prepared.json", json.dumps({"prepare": options.prepare, "seed": options.seed}) + "\n")
+
+
+def side_by_side(options: Options, names: list[str]) -> None:
+    """Run stages as processes, each as soon as what it needs is finished, at most `workers` at a time."""
+    waiting = [name for name in names if not done(options, name)]
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    if waiting:
+        print(f"== {', '.join(waiting)}: side by side, each with a log in {options.out}", flush=True)
+    try:
+        said = time.monotonic()
+        while waiting or running:
+            for name in [n for n in waiting if all(done(options, needed) for needed in NEEDS[n])]:
+                if len(running) < options.workers:
+                    waiting.remove(name)
+                    running[name] = start_process(options, name)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    log = options.out / f"{name}.log"
+                    last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+                    if process.returncode != 0:
+                        raise InputError(f"stage {name} failed: {last} (all of it: {log}); --resume goes on from there")
+                    print(f"{name}: {last}", flush=True)
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                print("; ".join(progress(options, name) for name in running), flush=True)
+            time.sleep(0.2)
+    finally:
+        for process in running.values():
+            process.terminate()
+        for process in running.values():
+            process.wait()
+
+
+def start_process(options: Options, name: str) -> "subprocess.Popen[bytes]":
+    """One stage as a process that ends when this one does, however this one ends."""
+    command = [sys.executable, "-m", "operant.cli.align", str(options.out), name]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // options.workers, 1))}
+    with (options.out / f"{name}.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+
+
+def progress(options: Options, name: str) -> str:
+    path = options.out / name / "metrics.jsonl"
+    steps = len(path.read_bytes().splitlines()) if path.is_file() else 0
+    return f"{name}: step {steps}"
+
+
+def as_process(out: str, name: str) -> None:
+    """What `start_process` starts: one stage of the pipeline in `out`."""
+
+    def end_with_parent() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    values = read_toml(Path(out) / "config.toml")
+    values.pop("run", None)
+    from operant.core.errors import Diverged
+
+    try:
+        stage(build(Options, values, f"{out}/config.toml"), name)
+    except (InputError, Diverged) as error:
+        print(error)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    as_process(*sys.argv[1:])

@@ -1,0 +1,194 @@
+"""What the commands share: a run's place and machine, models from folders, data as tokens, how models are saved."""
+
+import dataclasses
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from operant.cli.options import as_dict
+from operant.core.errors import InputError
+from operant.experiment.files import sync, writing
+from operant.experiment.run import Run, open_run
+from operant.text import data
+from operant.text import tokenizer as tokens
+from operant.text.language_model import LanguageModel, RewardModel
+from operant.text.machine import device, probe
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where and how a run computes."""
+
+    seed: int = 0
+    """Seed of every random choice."""
+    threads: int = 0
+    """CPU threads; 0 = measured at the start, and kept in config.toml."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """float32, or bfloat16 mixed precision; auto = measured at the start, and kept in config.toml."""
+
+
+def begin(machine: Machine) -> None:
+    """Seeds, and the threads if they are already known. Before anything random happens."""
+    random.seed(machine.seed)
+    np.random.seed(machine.seed)  # noqa: NPY002 (libraries draw from it)
+    torch.manual_seed(machine.seed)
+    if machine.threads > 0:
+        torch.set_num_threads(machine.threads)
+
+
+def settle(machine: Machine, model: LanguageModel) -> Machine:
+    """The machine with what was left open measured on the model, and put into force."""
+    threads, dtype = machine.threads, machine.dtype
+    if threads == 0 or dtype == "auto":
+        before = torch.get_rng_state()
+        measured = probe(model)
+        torch.set_rng_state(before)
+        threads = threads or measured[0]
+        dtype = measured[1] if dtype == "auto" else dtype
+    torch.set_num_threads(threads)
+    return dataclasses.replace(machine, threads=threads, dtype=dtype)  # pyright: ignore[reportArgumentType]
+
+
+def start(options: Any, command: str, resume: bool) -> Run | None:
+    """The run folder of `options.out`; None, said aloud, where it is finished already."""
+    run = open_run(options.out, command, as_dict(options), resume)
+    if run.finished:
+        print(f"{run.folder} is finished; nothing to resume")
+        return None
+    return run
+
+
+def load_causal(name: str) -> tuple[Any, Any]:
+    """(model in float32 on the device, tokenizer) from a folder or a hub name."""
+    from transformers import AutoModelForCausalLM
+
+    model = _load(AutoModelForCausalLM, name, "a causal language model")
+    tokenizer = tokens.load_tokenizer(_folder(name))
+    tokens.check_vocabulary(tokenizer, model, name)
+    return model.to(device()), tokenizer
+
+
+def load_reward(name: str) -> tuple[RewardModel, Any]:
+    """(reward model, tokenizer): what `operant reward` wrote, or any sequence classifier with one label."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = _load(AutoModelForSequenceClassification, name, "a reward model")
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"{name} has {model.config.num_labels} labels, a reward model has one; train one with operant reward"
+        )
+    return RewardModel(model.to(device())), tokens.load_tokenizer(_folder(name))
+
+
+def _folder(name: str) -> str:
+    """The model itself: `name`, or the model folder of the run `name`."""
+    return str(Path(name) / "model") if (Path(name) / "model" / "config.json").is_file() else name
+
+
+def _load(kind: Any, name: str, what: str) -> Any:
+    folder = _folder(name)
+    path = Path(folder)
+    if path.exists():
+        if not (path / "config.json").is_file():
+            unfinished = " (the run is not finished?)" if (path / "config.toml").is_file() else ""
+            raise InputError(
+                f"{name} holds no model: there is no config.json in it{unfinished}. Give a model folder or a run"
+            )
+        kinds = json.loads((path / "config.json").read_text()).get("architectures") or [""]
+        if ("CausalLM" in kind.__name__) == kinds[0].endswith("ForSequenceClassification"):
+            raise InputError(f"{name} holds a {kinds[0]}, which is not {what}. Give {what}")
+    elif name.count("/") > 1 or name.startswith((".", "/", "runs/")):
+        raise InputError(f"there is no model folder {name}. Give a model folder, a run or a hub name")
+    try:
+        model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name} cannot be loaded as {what}: {str(error).splitlines()[0]}") from error
+    if path.exists() and report["missing_keys"]:
+        raise InputError(f"{name} lacks weights of {what}: {sorted(report['missing_keys'])[0]}. Give {what}")
+    return model
+
+
+def save_model(run: Run, model: Any, tokenizer: Any, name: str = "model") -> None:
+    """`save_pretrained` under a temporary name, then renamed: there is either a whole model or none."""
+    target, partial = run.folder / name, run.folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    with writing(target):
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        for file in partial.iterdir():
+            sync(file)
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        sync(run.folder)
+
+
+def fitting(items: Sequence[Any], longest: int, what: str, lengths: Sequence[int], extra: int = 0) -> list[Any]:
+    """The items that fit into the model's context; how many do not is said, and that they are left out."""
+    kept = [item for item, n in zip(items, lengths, strict=True) if n + extra <= longest]
+    if not kept:
+        raise InputError(
+            f"all {len(items)} {what} are longer than the model's context of {longest} tokens: use shorter ones, or a "
+            "model with a longer context"
+        )
+    if len(kept) < len(items):
+        print(
+            f"{len(items) - len(kept)} of {len(items)} {what} are longer than the context of {longest} tokens: left out"
+        )
+    return kept
+
+
+def context_length(model: Any) -> int:
+    """How many tokens the model can attend to."""
+    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", 1 << 30)
+
+
+def with_lora(model: Any, rank: int) -> Any:
+    """The model with LoRA adapters on every linear layer; its weights are then frozen."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise InputError("--lora needs the peft package: pip install 'operant[peft]'") from None
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+
+
+def merged(model: Any) -> Any:
+    """The plain model that an adapted one amounts to, for saving."""
+    import copy
+
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def fresh_reward_model(name: str) -> RewardModel:
+    """A scalar head on the trunk of the language model `name`, for a value function without a reward model."""
+    from operant.text.language_model import reward_model_from
+
+    return reward_model_from(load_causal(name)[0])
+
+
+def read_prompts(source: str, columns: dict[str, str], bpe: Any, longest: int, new_tokens: int) -> list[list[int]]:
+    """Prompts as token ids; those that leave no room for an answer are left out, and that is said."""
+    dataset = data.load(source, kind="prompt", columns=columns or None)
+    print(dataset.describe())
+    found = [tokens.encode_prompt(bpe, record.prompt) for record in dataset.records]
+    return fitting(found, longest, "prompts", list(map(len, found)), new_tokens)
+
+
+def check_same_tokenizer(own: Any, other: Any, name: str) -> None:
+    """Raise unless the reward model `name` reads the policy's token ids."""
+    if own.get_vocab() != other.get_vocab():
+        raise InputError(
+            f"the reward model {name} has another tokenizer than the policy. Operant scores the sampled token ids "
+            "themselves: train the reward model from the same language model"
+        )
+
+
+def last_metrics(run: Run) -> dict[str, float]:
+    """The last line of metrics.jsonl."""
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1]) if lines else {}

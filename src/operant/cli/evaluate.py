@@ -1,0 +1,107 @@
+"""`operant evaluate`: how good a reward model is, or how often one model's answers beat another's."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from operant.cli import common
+from operant.cli.reward import accuracy, size
+from operant.core.errors import InputError
+from operant.core.statistics import win_rate
+from operant.experiment.files import atomic_write
+from operant.text import data
+from operant.text.language_model import LanguageModel
+from operant.text.rewards import function_reward, load_function, model_reward
+from operant.text.sampling import sample
+from operant.text.tokenizer import stop_ids, tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Accuracy of a reward model on judgements, or the win rate of one model over another under a judge.
+
+    operant evaluate --reward runs/reward --data judgements.jsonl
+    operant evaluate --model runs/rlhf --against runs/sft --judge runs/reward --data prompts.jsonl
+    """
+
+    data: str
+    """Judgements for a reward model, prompts for a win rate: a file, a folder or a hub name."""
+    reward: str | None = None
+    """The reward model to test."""
+    model: str | None = None
+    """The model whose answers are judged."""
+    against: str | None = None
+    """The model whose answers they are compared with."""
+    judge: str | None = None
+    """Who judges: a reward model, or a Python function as file.py:name or module:name."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of columns that are not recognised, as role column."""
+    max_new_tokens: int = 64
+    """Longest answer."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    greedy: bool = False
+    """Take the likeliest token every time."""
+    seed: int = 0
+    """Seed of the sampling."""
+    out: Path | None = None
+    """A JSON file to write the figures to."""
+
+
+def run(options: Options, resume: bool) -> None:
+    torch.manual_seed(options.seed)
+    if options.reward is not None:
+        found = test_reward_model(options)
+    elif options.model and options.against and options.judge:
+        found = compare(options)
+    else:
+        raise InputError("give --reward to test a reward model, or --model, --against and --judge for a win rate")
+    if options.out is not None:
+        atomic_write(options.out, json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+def test_reward_model(options: Options) -> dict[str, Any]:
+    assert options.reward is not None
+    model, bpe = common.load_reward(options.reward)
+    dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
+    print(dataset.describe())
+    judgements: list[Any] = [tokenize(bpe, record) for record in dataset.records]
+    judgements = common.fitting(
+        judgements, common.context_length(model.model), "judgements", [size(j) for j in judgements]
+    )
+    return accuracy(model, judgements)
+
+
+def compare(options: Options) -> dict[str, Any]:
+    """Both models answer every prompt once; the judge's higher score wins."""
+    scores, judged_by = [], options.judge or ""
+    for name in (options.model or "", options.against or ""):
+        causal, bpe = common.load_causal(name)
+        prompts = common.read_prompts(
+            options.data, options.columns, bpe, common.context_length(causal), options.max_new_tokens
+        )
+        if ":" in judged_by:
+            judge = function_reward(load_function(judged_by), bpe)
+        else:
+            model, own = common.load_reward(judged_by)
+            common.check_same_tokenizer(bpe, own, judged_by)
+            judge = model_reward(model)
+        policy = LanguageModel(causal, temperature=options.temperature)
+        scores.append(
+            judge(sample(policy, prompts, stop_ids(bpe, causal), options.max_new_tokens, greedy=options.greedy))
+        )
+    ours, theirs = scores
+    wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
+    rate = win_rate(wins, losses, len(ours) - wins - losses)
+    return {
+        "win_rate": rate.to_dict(),
+        "wins": wins,
+        "losses": losses,
+        "ties": len(ours) - wins - losses,
+        "mean_score": ours.mean().item(),
+        "mean_score_against": theirs.mean().item(),
+    }

@@ -1,0 +1,73 @@
+"""`operant COMMAND`: the table of commands, and how their errors reach a person."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "align": "the whole pipeline: pretrain, SFT, reward model, PPO, PPO-ptx, DPO, and a report",
+    "pretrain": "train a language model from scratch on plain text",
+    "sft": "fine-tune a model on demonstrations",
+    "reward": "train a reward model on comparisons, rankings or thumbs",
+    "rlhf": "improve a model by PPO against a reward model or a Python function",
+    "rloo": "the same with a leave-one-out baseline in place of a value function",
+    "grpo": "the same with group-relative advantages",
+    "dpo": "improve a model directly on comparisons",
+    "generate": "sample responses; with a reward model, the best of n",
+    "evaluate": "accuracy of a reward model, or the win rate of one model over another",
+    "report": "one HTML page for one run or several side by side",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    table = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "Operant: reinforcement learning from bandits to RLHF.\n\n"
+        f"usage: operant COMMAND [options]\n\n{table}\n\n"
+        "operant COMMAND --help lists and explains a command's options. Start with: operant align --out runs/demo"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command. Exit code 2 and one message for bad input, 1 for a run that diverged."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if arguments[0] == "--version":
+        from operant import __version__
+
+        print(__version__)
+        return
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else "operant --help lists the commands"
+        _fail(f"there is no command {name!r}; {hint}", 2)
+    from operant.core.errors import Diverged, InputError
+
+    try:
+        module = importlib.import_module(f"operant.cli.{name}")
+        from operant.cli.options import parse
+
+        options, resume = parse(module.Options, name, rest)
+        module.run(options, resume)
+    except InputError as error:
+        _fail(str(error), 2)
+    except Diverged as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"operant: {message}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`operant reward`: a reward model from comparisons, rankings or thumbs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from tyro.conf import OmitArgPrefixes
+
+from operant.algorithms.preference import reward_model
+from operant.cli import common
+from operant.core.statistics import win_rate
+from operant.text import data
+from operant.text.language_model import LanguageModel, RewardModel, reward_model_from
+from operant.text.rewards import score
+from operant.text.tokenizer import Comparison, Example, Judgement, tokenize
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train a reward model: {prompt, chosen, rejected}, {prompt, responses, ranking}, or {prompt, response, label}."""
+
+    model: str
+    """Language model whose trunk it starts from: a model folder, a run or a hub name."""
+    data: str
+    """Judgements: a file, a folder or a hub name."""
+    out: Path = Path("runs/reward")
+    """The run folder to write."""
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of columns that are not recognised, as role column."""
+    demonstrations: str | None = None
+    """Responses that shall score 0 on average; without it, the responses in the data."""
+    held_out: float = 0.1
+    """Share of prompts that is kept for the accuracy."""
+    reward: OmitArgPrefixes[reward_model.Config] = dataclasses.field(default_factory=reward_model.Config)
+    machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
+
+
+def size(judgement: Comparison | Judgement) -> int:
+    """Tokens of the prompt and the longest response."""
+    responses = judgement.responses if isinstance(judgement, Comparison) else [judgement.response]
+    return len(judgement.prompt) + max(map(len, responses))
+
+
+def accuracy(model: RewardModel, judgements: list[Any]) -> dict[str, Any]:
+    """Share of untied pairs (or thumbs) on the right side, with interval, and the mean loss (calibration)."""
+    config = reward_model.Config()
+    context, spans = reward_model.endings(judgements)
+    with torch.no_grad():
+        scores = reward_model.table(score(model, context.to(model.model.device)).squeeze(-1), spans)
+        margins = reward_model.margins_of(scores, judgements)
+        loss = reward_model.loss(scores, judgements, config).mean().item()
+    if not margins:
+        return {}
+    right = sum(m > 0 for m in margins)
+    return {"accuracy": win_rate(right, len(margins) - right).to_dict(), "pairs": len(margins), "loss": loss}
+
+
+def run(options: Options, resume: bool) -> None:
+    common.begin(options.machine)
+    causal, bpe = common.load_causal(options.model)
+    dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
+    print(dataset.describe())
+    train, test = data.split_dataset(dataset, options.held_out, options.machine.seed)
+    longest = common.context_length(causal)
+
+    def judgements(part: data.Dataset) -> list[Any]:
+        found = [tokenize(bpe, record) for record in part.records]
+        return common.fitting(found, longest, "judgements", [size(j) for j in found]) if found else []
+
+    train_judgements, test_judgements = judgements(train), judgements(test)
+    if options.demonstrations:
+        shown = data.load(options.demonstrations, kind="demonstration")
+        anchors = [tokenize(bpe, record) for record in shown.records]
+    else:
+        anchors = [
+            Example(j.prompt, r)
+            for j in train_judgements[:500]
+            for r in (j.responses if isinstance(j, Comparison) else [j.response])
+        ]
+    machine = common.settle(options.machine, LanguageModel(causal))
+    folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume)
+    if folder is None:
+        return
+    torch.manual_seed(machine.seed)
+    model = reward_model_from(causal)
+    model.model.config.pad_token_id = bpe.pad_token_id
+    model.dtype = machine.dtype
+    state = reward_model.init(model, train_judgements, options.reward, machine.seed)
+    folder.restore(state)
+    total = reward_model.steps(state, options.reward)
+    folder.follow(state, reward_model.train(state, options.reward), total, show=("rewards/accuracies",))
+    gain, offset = reward_model.normalise(model, anchors)
+    summary = {"judgements": len(train_judgements), "gain": gain, "offset": offset}
+    if test_judgements:
+        summary["held_out"] = accuracy(model, test_judgements)
+    common.save_model(folder, model.model, bpe)
+    folder.finish(summary)
+    if summary.get("held_out"):
+        found = summary["held_out"]["accuracy"]
+        print(f"accuracy on held-out pairs {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+    print(f"the reward model is in {folder.folder / 'model'}")

@@ -226,26 +226,29 @@ class Meter:
     positions: int = 0
     phases: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     _steps: int = 0
     _last: float = 0.0
+    _last_cpu: float = 0.0
     _baseline_mb: float = 0.0
 
     def models_loaded(self) -> None:
         self._baseline_mb = _reset_peak_memory()
-        self._last = time.perf_counter()
+        self._last, self._last_cpu = time.perf_counter(), time.process_time()
 
     def step(self, loss: float, tokens: int, positions: int, **phases: float) -> None:
         """`tokens` are real tokens of the batch, `positions` what the model was fed for it, padding included."""
-        now = time.perf_counter()
+        now, now_cpu = time.perf_counter(), time.process_time()
         self.losses.append(loss)
         self._steps += 1
         if self._steps > self.warmup:
             self.seconds += now - self._last
+            self.cpu_seconds += now_cpu - self._last_cpu
             self.tokens += tokens
             self.positions += positions
             for name, seconds in phases.items():
                 self.phases[name] = self.phases.get(name, 0.0) + seconds
-        self._last = now
+        self._last, self._last_cpu = now, now_cpu
 
     def result(self) -> dict[str, Any]:
         return {
@@ -253,6 +256,7 @@ class Meter:
             "steps": self._steps - self.warmup,
             "tokens": self.tokens,
             "seconds": round(self.seconds, 4),
+            "cpu_seconds": round(self.cpu_seconds, 4),
             "tokens_per_second": round(self.tokens / self.seconds, 2) if self.seconds else None,
             "padding_fraction": round(1 - self.tokens / self.positions, 4) if self.positions else None,
             "peak_memory_above_models_mb": round(_peak_memory_mb() - self._baseline_mb, 1),

@@ -74,8 +74,8 @@ class Options:
     almanac: AlmanacConfig = dataclasses.field(default_factory=AlmanacConfig)
     shape: Shape = dataclasses.field(default_factory=Shape)
     sampling: Sampling = dataclasses.field(default_factory=Sampling)
-    pretrain: Pretraining = dataclasses.field(default_factory=Pretraining)
-    sft: SFT = dataclasses.field(default_factory=SFT)
+    pretrain: Pretraining = dataclasses.field(default_factory=lambda: Pretraining(epochs=2))
+    sft: SFT = dataclasses.field(default_factory=lambda: SFT(batch=8, epochs=3))
     reward: RewardModelling = dataclasses.field(default_factory=lambda: RewardModelling(epochs=2))
     judge: RewardModelling = dataclasses.field(default_factory=RewardModelling)
     ppo: RLHF = dataclasses.field(default_factory=RLHF)
@@ -285,7 +285,7 @@ def as_process(out: str, name: str) -> None:
     """What `start_process` starts: one stage of the pipeline in `out`."""
 
     def end_with_parent() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # returns when the parent is gone; unbuffered, or the lock of stdin would outlive this process
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

@@ -35,11 +35,20 @@ class Machine:
 
 def begin(machine: Machine) -> None:
     """Seeds, and the threads if they are already known. Before anything random happens."""
+    quiet()
     random.seed(machine.seed)
     np.random.seed(machine.seed)  # noqa: NPY002 (libraries draw from it)
     torch.manual_seed(machine.seed)
     if machine.threads > 0:
         torch.set_num_threads(machine.threads)
+
+
+def quiet() -> None:
+    """No progress bars and no advice from the libraries beneath: a command's words are its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def settle(machine: Machine, model: LanguageModel) -> Machine:

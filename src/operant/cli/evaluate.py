@@ -52,7 +52,7 @@ class Options:
 
 
 def run(options: Options, resume: bool) -> None:
-    torch.manual_seed(options.seed)
+    common.begin(common.Machine(options.seed))
     if options.reward is not None:
         found = test_reward_model(options)
     elif options.model and options.against and options.judge:

@@ -53,7 +53,7 @@ def run(options: Options, resume: bool) -> None:
         raise InputError(
             f"the temperature is {options.temperature}: it must be above 0; --greedy takes the likeliest token"
         )
-    torch.manual_seed(options.seed)
+    common.begin(common.Machine(options.seed))
     causal, bpe = common.load_causal(options.model)
     longest = common.context_length(causal)
     prompts = [encode_prompt(bpe, p) for p in options.prompt]

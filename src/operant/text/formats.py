@@ -274,7 +274,9 @@ def _judged(prompt: Any, responses: Any, preference: Any) -> Ranking:
 def _pair(prompt: Any, chosen: Any, rejected: Any) -> Ranking:
     """A pair. As lists of messages the two may hold the prompt as well (`prompt` None, or given once more)."""
     if not (_is_conversation(chosen) and _is_conversation(rejected)):
-        return _ranking(_text(prompt, "prompt"), (_text(chosen, "chosen"), _text(rejected, "rejected")), (1, 2))
+        # Two whole texts may be compared: their prompt is "", and said to be.
+        context = prompt if prompt == "" else _text(prompt, "prompt")
+        return _ranking(context, (_text(chosen, "chosen"), _text(rejected, "rejected")), (1, 2))
     (*head, best), (*other, worst) = map(_message, chosen), map(_message, rejected)
     if head != other:
         raise BadRecord("chosen and rejected answer different prompts", "all messages but the last must be the same")

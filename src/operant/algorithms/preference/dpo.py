@@ -82,14 +82,10 @@ def init(
     if config.objective not in ("dpo", "ipo"):
         raise InputError(f'objective is "dpo" or "ipo", not {config.objective!r}')
     if config.label_smoothing and config.objective == "ipo":
-        raise InputError(
-            f'label_smoothing {config.label_smoothing} belongs to objective "dpo"; "ipo" has none: leave it 0'
-        )
+        raise InputError(f'label_smoothing is {config.label_smoothing}, and objective "ipo" has none: leave it at 0')
     for n, c in enumerate(comparisons):
         if not isinstance(c, Comparison):
-            raise InputError(
-                f"record {n} is a {type(c).__name__}; DPO learns from comparisons of two or more responses"
-            )
+            raise InputError(f"record {n} is a {type(c).__name__}; DPO learns from comparisons of responses")
     comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
     if not comparisons:
         raise InputError("every comparison is a tie: DPO has nothing to learn from")
@@ -198,8 +194,8 @@ def update(state: State, index: Sequence[int], config: Config) -> Metrics:
 def _check_start(margin: float, config: Config) -> None:
     if abs(margin) > 0.1 * config.reference_beta:
         warnings.warn(
-            f"the margin of the implicit rewards is {margin:.4f} before the first step and should be 0, DPO's loss ln 2: "
-            "the policy does not start from its reference",
+            f"the margin of the implicit rewards is {margin:.4f} before the first step and should be 0, DPO's loss "
+            "ln 2: the policy does not start from its reference",
             stacklevel=3,
         )
 

@@ -21,7 +21,7 @@ class Config(sft.Config):
     """Documents, or pieces of long ones, in a step."""
     block: int = 128
     """Longer documents are cut into pieces of so many tokens."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     """Peak step size of AdamW."""
     warmup: float = 0.02
     """Fraction of the run over which the step size rises from 0."""

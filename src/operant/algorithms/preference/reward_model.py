@@ -70,7 +70,7 @@ def init(model: RewardModel, judgements: Sequence[Comparison | Judgement], confi
     if not isinstance(model, RewardModel):
         raise InputError(f"the model is a {type(model).__name__}; give a RewardModel, which has a scalar head")
     for n, j in enumerate(judgements):
-        if isinstance(j, Comparison) and j.margin and sorted(j.ranks) != [1, 2]:
+        if isinstance(j, Comparison) and j.margin and (len(j.ranks) != 2 or j.ranks[0] == j.ranks[1]):
             raise InputError(
                 f"judgement {n} has the margin {j.margin} and the ranks {j.ranks}: a margin is that of one better and "
                 "one worse response; leave it out, or make pairs"
@@ -117,10 +117,10 @@ def ranks_of(judgements: Sequence[Comparison | Judgement]) -> Int[Tensor, "B K"]
 
 def _taught(judgements: Sequence[Comparison | Judgement], config: Config) -> Bool[Tensor, " B"]:
     """Which judgements have a loss: thumbs, and comparisons with a pair left after ties are dropped."""
-    return torch.tensor([
-        isinstance(j, Judgement) or len(set(j.ranks)) > 1 or (config.ties == "half" and len(j.ranks) > 1)
-        for j in judgements
-    ])  # fmt: skip
+    found = [
+        isinstance(j, Judgement) or len(set(j.ranks) if config.ties == "drop" else j.ranks) > 1 for j in judgements
+    ]
+    return torch.tensor(found, dtype=torch.bool)
 
 
 def loss(scores: Float[Tensor, "B K"], judgements: Sequence[Comparison | Judgement], config: Config) -> Tensor:
@@ -130,7 +130,7 @@ def loss(scores: Float[Tensor, "B K"], judgements: Sequence[Comparison | Judgeme
     for j, row, pair in zip(judgements, scores, pairs, strict=True):
         if isinstance(j, Judgement):
             special.append(bradley_terry_loss(row[0], torch.zeros_like(row[0]), target=float(j.good)))
-        elif j.margin:
+        elif j.margin and j.ranks[0] != j.ranks[1]:
             better, worse = (0, 1) if j.ranks[0] < j.ranks[1] else (1, 0)
             special.append(bradley_terry_loss(row[better], row[worse], margin=j.margin))
         else:
@@ -195,13 +195,14 @@ def normalise(model: RewardModel, examples: Sequence[Example]) -> tuple[float, f
     """Scale and shift the score so that `examples` have mean 0 and deviation 1; returns what it did as (gain, offset).
 
     The gain goes into the head's weights, the offset into the config (Ziegler et al. 2019; Ouyang et al. 2022, C.2).
+    Raises InputError if all scores are equal.
     """
     context = last_places([e.prompt for e in examples], [e.response for e in examples]).to(model.model.device)
     scores = score(model, context).squeeze(-1)
     if scores.std(correction=0) < 1e-6:
         raise InputError(
-            f"the scores of {len(examples)} examples do not differ, so their scale cannot be set: give more examples, or "
-            "look whether the reward model has learned anything"
+            f"the scores of {len(examples)} examples do not differ, so their scale cannot be set: give more examples, "
+            "or look whether the reward model has learned anything"
         )
     gain = 1 / scores.std(correction=0)
     model.head.weight.mul_(gain)

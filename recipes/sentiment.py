@@ -1,0 +1,72 @@
+"""Review sentences as the files that `operant align` reads: continue a review, and let it turn out well.
+
+Needs, in one folder: text_classic_books, sentiment_movie_reviews, sentiment_sentence_polarity, sentiment_pros_cons
+(JSONL with `text` and `label`, and plain text). Sentences are cut into an opening of a few words and the rest.
+"""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from operant.text.data import load
+
+OPENING = 3
+"""Words of a sentence that are the prompt."""
+BOOKS = 6_000_000
+"""Characters of books that are read."""
+
+
+def prepare(data: Path, out: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    thumbs = [t for t in sentences(data / "sentiment_sentence_polarity") if len(t.response.split()) > OPENING + 3]
+    rng.shuffle(thumbs)
+    evaluation, judged, taught = thumbs[:800], thumbs[800:4400], thumbs[4400:]
+    demonstrations = [cut(t.response) for t in taught]
+    good = [t.response for t in taught if t.good]
+    bad = [t.response for t in taught if not t.good]
+    write(out / "text.jsonl", [{"text": t} for t in texts(data, rng)])
+    write(out / "demonstrations.jsonl", [{"prompt": p, "response": r} for p, r in demonstrations])
+    pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(2 * max(len(good), len(bad)))]
+    write(out / "judgements.jsonl", [{"prompt": "", "chosen": w, "rejected": l} for w, l in pairs])
+    write(out / "prompts.jsonl", [{"prompt": p} for p in sorted({p for p, _ in demonstrations})])
+    openings = {cut(t.response)[0] for t in evaluation}
+    write(out / "evaluation.jsonl", [{"prompt": p} for p in sorted(openings)[:500]])
+    phrases = sentences(data / "sentiment_pros_cons")
+    rng.shuffle(phrases)
+    reviews = [{"prompt": "", "response": t.response, "label": int(t.good)} for t in [*judged, *phrases[:12_000]]]
+    rng.shuffle(reviews)
+    write(out / "judge.jsonl", reviews)
+
+
+def sentences(folder: Path) -> list[Any]:
+    """Sentences with a thumb."""
+    return list(load(folder, kind="thumb", columns={"response": "text"}).records)
+
+
+def cut(sentence: str) -> tuple[str, str]:
+    """(the opening, the rest with its space)."""
+    words = sentence.split()
+    return " ".join(words[:OPENING]), " " + " ".join(words[OPENING:])
+
+
+def texts(data: Path, rng: random.Random) -> list[str]:
+    """Whole reviews, and paragraphs of books in lower case up to a size."""
+    reviews = [r.text for r in load(data / "sentiment_movie_reviews", kind="text").records]
+    paragraphs = [
+        " ".join(p.lower().split())
+        for book in load(data / "text_classic_books", kind="text").records
+        for p in book.text.split("\n\n")
+        if len(p) > 200
+    ]
+    rng.shuffle(paragraphs)
+    size, kept = 0, []
+    for paragraph in paragraphs:
+        if (size := size + len(paragraph)) > BOOKS:
+            break
+        kept.append(paragraph)
+    return [*reviews, *kept]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records), encoding="utf-8")

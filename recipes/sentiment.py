@@ -28,7 +28,7 @@ def prepare(data: Path, out: Path, seed: int) -> None:
     write(out / "text.jsonl", [{"text": t} for t in texts(data, rng)])
     write(out / "demonstrations.jsonl", [{"prompt": p, "response": r} for p, r in demonstrations])
     pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(2 * max(len(good), len(bad)))]
-    write(out / "judgements.jsonl", [{"prompt": "", "chosen": w, "rejected": l} for w, l in pairs])
+    write(out / "judgements.jsonl", [{"prompt": "", "chosen": better, "rejected": worse} for better, worse in pairs])
     write(out / "prompts.jsonl", [{"prompt": p} for p in sorted({p for p, _ in demonstrations})])
     openings = {cut(t.response)[0] for t in evaluation}
     write(out / "evaluation.jsonl", [{"prompt": p} for p in sorted(openings)[:500]])

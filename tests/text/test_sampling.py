@@ -197,6 +197,7 @@ class TestDecodingCopy:
 
     def test_has_its_weights_in_the_new_type_and_its_buffers_as_they_were(self, policy):
         policy.temperature = 0.7
+        policy.evaluate(*rows([[1]], [[2]])[:2]).log_prob.sum().backward()
         twin = decoding_copy(policy, torch.bfloat16)
         for p, q in zip(policy.parameters(), twin.parameters(), strict=True):
             assert torch.equal(p.bfloat16(), q)

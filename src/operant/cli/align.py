@@ -38,7 +38,9 @@ class Sampling:
     max_new_tokens: int = 24
     """Longest answer."""
     responses: int = 4
-    """Answers to each prompt that labellers rank, K (Almanac)."""
+    """Answers to each prompt that are ranked, K."""
+    dpo_comparisons: Literal["given", "ranked"] = "given"
+    """What DPO learns from: the comparisons there are, or answers of the SFT model ranked by the reward model."""
     missing_stop_score: float | None = -4.0
     """Score of an answer that did not end; none = the reward model's own."""
     evaluation_samples: int = 4
@@ -89,8 +91,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sft": ("pretrain",),
     "comparisons": ("sft",),
     "judge": ("sft",),
-    "dpo": ("comparisons",),
     "reward": ("comparisons",),
+    "ranked": ("reward",),
+    "dpo": ("comparisons", "ranked"),
     "ppo": ("reward",),
     "ppo_ptx": ("reward",),
     "evaluation": ("dpo", "ppo", "ppo_ptx", "judge"),
@@ -116,7 +119,7 @@ def run(options: Options, resume: bool) -> None:
     for name in ("data", "pretrain", "sft", "comparisons"):
         announce(options, name)
         stage(options, name)
-    side_by_side(options, [name for name in ("reward", "dpo", "judge", "ppo", "ppo_ptx") if wanted(options, name)])
+    side_by_side(options, ["reward", "judge", "ranked", "dpo", "ppo", "ppo_ptx"])
     announce(options, "evaluation")
     stage(options, "evaluation")
     print(f"\n{evaluation.table(options.out)}\n")
@@ -124,8 +127,10 @@ def run(options: Options, resume: bool) -> None:
 
 
 def wanted(options: Options, name: str) -> bool:
-    """A judge is trained only where there is data for one."""
-    return name != "judge" or (options.out / "data" / "judge.jsonl").is_file()
+    """A judge is trained only where there is data for one, and answers are ranked only where DPO learns from them."""
+    if name == "judge":
+        return (options.out / "data" / "judge.jsonl").is_file()
+    return name != "ranked" or options.sampling.dpo_comparisons == "ranked"
 
 
 def done(options: Options, name: str) -> bool:
@@ -134,6 +139,7 @@ def done(options: Options, name: str) -> bool:
     marker = {
         "data": "data/prepared.json",
         "comparisons": "data/sampled.json",
+        "ranked": "data/ranked.jsonl",
         "evaluation": "summary.json",
     }.get(name, f"{name}/summary.json")
     return (options.out / marker).is_file()
@@ -154,6 +160,8 @@ def stage(options: Options, name: str) -> None:
         prepare(options)
     elif name == "comparisons":
         evaluation.sample_comparisons(options)
+    elif name == "ranked":
+        evaluation.rank_by_reward(options)
     elif name == "evaluation":
         evaluation.evaluate(options)
     else:
@@ -197,7 +205,8 @@ def command_of(
         base = str(out / ("pretrain" if name == "judge" else "sft"))
         return "reward", {"model": base, "data": str(source), "demonstrations": anchors, "reward": config}
     if name == "dpo":
-        return "dpo", {"model": str(out / "sft"), "data": str(files / "comparisons.jsonl"), "dpo": options.dpo}
+        source = files / ("ranked.jsonl" if wanted(options, "ranked") else "comparisons.jsonl")
+        return "dpo", {"model": str(out / "sft"), "data": str(source), "dpo": options.dpo}
     world = World(
         prompts=str(files / "prompts.jsonl"), reward=str(out / "reward"), max_new_tokens=s.max_new_tokens,
         missing_stop_score=s.missing_stop_score,

@@ -74,7 +74,7 @@ def measures(options: Any) -> dict[str, Callable[[Any], Reward]]:
 def sample_comparisons(options: Any) -> None:
     """Answers of the SFT model, ranked by simulated labellers; with ready-made judgements, only pairs for DPO.
 
-    labelled twice, by independent labellers: their agreement is what the literature reports of people.
+    Labelled twice, by independent labellers: their agreement is what the literature reports of people.
     """
     files = options.out / "data"
     if options.prepare != "almanac":
@@ -112,6 +112,31 @@ def sample_comparisons(options: Any) -> None:
     }
     atomic_write(files / "sampled.json", json.dumps(figures) + "\n")
     print(", ".join(f"{name} {x:.3f}" for name, x in figures.items()))
+
+
+def rank_by_reward(options: Any) -> None:
+    """Answers of the SFT model to the prompts, ranked by the learned reward: comparisons for DPO on its own answers."""
+    common.begin(common.Machine(options.seed, options.threads or 1))
+    model, bpe = common.load_causal(str(options.out / "sft"))
+    reward = model_reward(common.load_reward(str(options.out / "reward"))[0])
+    s, k = options.sampling, options.sampling.responses
+    longest = common.context_length(model)
+    prompts = common.read_prompts(str(options.out / "data" / "prompts.jsonl"), {}, bpe, longest, s.max_new_tokens)
+    found = sample(LanguageModel(model), prompts, stop_ids(bpe, model), s.max_new_tokens, k)
+    scores = reward(found)
+    if s.missing_stop_score is not None:
+        scores = torch.where(found.ended, scores, torch.full_like(scores, s.missing_stop_score))
+    texts = [decode_response(bpe, r) for r in found.responses]
+    records = []
+    for i, prompt in enumerate(prompts):
+        rows = slice(i * k, (i + 1) * k)
+        answers = dict(zip(texts[rows], scores[rows].tolist(), strict=True))
+        if len(answers) > 1 and all(a.strip() for a in answers):
+            order = sorted(set(answers.values()), reverse=True)
+            ranks = [order.index(x) + 1 for x in answers.values()]
+            records.append({"prompt": decode_response(bpe, prompt), "responses": list(answers), "ranks": ranks})
+    write_jsonl(options.out / "data" / "ranked.jsonl", records)
+    print(f"{len(records)} prompts with {k} answers each, ranked by the reward model")
 
 
 @dataclasses.dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -99,6 +99,7 @@ class Evaluation(NamedTuple):
     value: Float[Tensor, "B T"]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What acts and can say how likely its acts were.
 

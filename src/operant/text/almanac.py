@@ -109,8 +109,8 @@ class AlmanacConfig:
     """Shares of the towns for demonstrations, reward model, PPO prompts and evaluation."""
     style_shares: tuple[float, float, float] = (0.5, 0.3, 0.2)
     """Shares of unhedged, hedged and "I do not know" demonstrations."""
-    label_temperature: float = 1.45
-    """Noise of the simulated labellers in points of reward; 1.45: two of them agree on about 73 % of untied pairs."""
+    label_temperature: float = 1.4
+    """Noise of the simulated labellers in points of reward; 1.4: two of them agree on about 73 % of untied pairs."""
     unknown_pages: int = 1500
     """Documents that answer a random question with "I do not know"."""
 

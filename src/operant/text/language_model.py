@@ -23,7 +23,8 @@ class RewardModel(nn.Module):
 
     `model` is a `transformers` sequence classifier with one label, so what is saved loads anywhere. The score is
     head(hidden) - `offset`; the offset is kept in the model's config under "operant_score_offset". Raises `InputError`
-    for a classifier of another kind.
+    for a classifier of another kind. (`transformers` itself scores a row at its last token that is not PAD, so there
+    the tokenizer's PAD must not be its EOS.)
     """
 
     def __init__(self, model: Any, dtype: str = "float32") -> None:
@@ -37,6 +38,7 @@ class RewardModel(nn.Module):
                 "Choose a sequence classifier on a causal language model, with num_labels=1"
             )
         require_branches(model)
+        learn_every_token(model)
 
     @property
     def head(self) -> nn.Linear:
@@ -87,6 +89,7 @@ class LanguageModel(nn.Module):
                 "LM head, and leave the head out of the adapter"
             )
         require_branches(model)
+        learn_every_token(model)
 
     def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
         """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
@@ -219,6 +222,11 @@ def require_branches(model: Any) -> None:
         ) from cause
 
 
+def learn_every_token(model: Any) -> None:
+    """Let the embedding of PAD learn like any other: it may be EOS, or BOS, and padding has no gradient here anyway."""
+    model.get_input_embeddings().padding_idx = None
+
+
 def context_limit(model: Any) -> int:
     """How many tokens a row may have: the positions of the model, or its attention window where that is smaller.
 
@@ -271,8 +279,6 @@ def reward_model_from(model: Any) -> RewardModel:
         model = copy.deepcopy(model).merge_and_unload()
     config = copy.deepcopy(model.config)
     config.num_labels = 1
-    if config.pad_token_id is None:
-        config.pad_token_id = 0
     classifier = cast(AutoModelForSequenceClassification.from_config(config), model.dtype)
     classifier.base_model.load_state_dict(model.base_model.state_dict())
     reward = RewardModel(classifier.to(model.device))

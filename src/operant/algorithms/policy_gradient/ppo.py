@@ -13,7 +13,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -74,6 +74,7 @@ class Config:
     """Adam's ε."""
 
 
+@runtime_checkable
 class World(Protocol):
     """Where decisions are made: environments, or prompts with a reward."""
 

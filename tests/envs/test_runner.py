@@ -1,0 +1,175 @@
+"""The runner against an environment whose every step is known, and against rollouts taken apart by hand."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from torch import Tensor
+
+from operant.core.errors import InputError
+from operant.core.record import Evaluation
+from operant.core.returns import discounted_sum, gae
+from operant.envs.runner import Runner
+from operant.networks.actor_critic import ActorCritic
+
+
+class Count(gymnasium.Env):
+    """Shows (its own number, the steps so far); gives the action plus 10 x the step; ends after `length` steps."""
+
+    action_space = gymnasium.spaces.Discrete(5)
+    observation_space = gymnasium.spaces.Box(0, 1000, (2,), np.float32)
+
+    def __init__(self, number: int, length: int, truncates: bool = False) -> None:
+        self.number, self.length, self.truncates, self.steps = number, length, truncates, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        over = self.steps == self.length
+        return self._seen(), float(action + 10 * self.steps), over and not self.truncates, over and self.truncates, {}
+
+    def _seen(self) -> np.ndarray:
+        return np.array([self.number, self.steps], dtype=np.float32)
+
+
+class Scripted:
+    """Takes the action steps % 5; the value of a state is 100 x number + steps."""
+
+    memory = False
+
+    def act(self, observation: Tensor, state: None = None, greedy: bool = False) -> tuple[Tensor, Tensor, Tensor, None]:
+        return observation[:, 1].long() % 5, -observation[:, 1], self.value(observation), None
+
+    def evaluate(self, observation: Tensor, action: Tensor) -> Evaluation:
+        return Evaluation(-observation[..., 1], torch.zeros(action.shape), self.value(observation))
+
+    @staticmethod
+    def value(observation: Tensor) -> Tensor:
+        return 100 * observation[..., 0] + observation[..., 1]
+
+
+def runner(*lengths: tuple[int, bool], **settings: Any) -> Runner:
+    makers = [lambda i=i, n=n, cut=cut: Count(i, n, cut) for i, (n, cut) in enumerate(lengths)]
+    return Runner(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP, **settings))
+
+
+TERMINATES, TRUNCATES = (3, False), (4, True)
+
+
+class TestRollout:
+    def test_is_the_environments_own_steps(self):
+        t = runner(TERMINATES, TRUNCATES).rollout(Scripted(), 9)
+        # The observation counts up to the end of the episode, then one reset step shows the last state and leads to 0.
+        assert t.observation[0, :, 1].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+        assert t.observation[1, :, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+        assert t.mask.tolist() == [
+            [True, True, True, False, True, True, True, False, True],
+            [True, True, True, True, False, True, True, True, True],
+        ]
+        assert t.action[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+        assert t.reward[0].tolist() == [10, 21, 32, 0, 10, 21, 32, 0, 10]
+        assert t.reward[1].tolist() == [10, 21, 32, 43, 0, 10, 21, 32, 43]
+        assert t.terminated[0].nonzero().flatten().tolist() == [2, 6]
+        assert t.truncated[1].nonzero().flatten().tolist() == [3, 8]
+        assert not t.terminated[1].any()
+        assert not t.truncated[0].any()
+
+    def test_only_termination_ends_the_discount(self):
+        t = runner(TERMINATES, TRUNCATES).rollout(Scripted(), 9)
+        assert torch.equal(t.discount, (~t.terminated).float())
+        assert (t.discount[1] == 1).all()
+
+    def test_the_next_value_is_that_of_the_state_really_reached(self):
+        """Also where an episode was truncated, and at the end of the rollout; not that of the reset state."""
+        t = runner(TERMINATES, TRUNCATES).rollout(Scripted(), 9)
+        reached = t.observation[..., 1] + 1 + 100 * t.observation[..., 0]
+        assert torch.equal(t.next_value[t.mask], reached[t.mask])
+
+    def test_advantages_are_those_of_each_episode_alone(self):
+        """By definition: Σ (γλ)^k δ, up to the end of the episode or of the rollout."""
+        t = runner(TERMINATES, TRUNCATES, (7, False)).rollout(Scripted(), 23)
+        found = gae(t.reward, t.value, t.next_value, 0.9 * t.discount, t.done, 0.8)
+        delta = t.reward + 0.9 * t.discount * t.next_value - t.value
+        for b in range(3):
+            start = 0
+            for stop in [*t.done[b].nonzero().flatten().tolist(), 22]:
+                episode = [i for i in range(start, stop + 1) if t.mask[b, i]]
+                due = [sum(0.72 ** (j - i) * delta[b, j] for j in episode if j >= i) for i in episode]
+                torch.testing.assert_close(found[b, episode], torch.tensor(due), rtol=1e-5, atol=1e-3)
+                start = stop + 1
+                # The reset step is no decision, and what follows it does not leak into the episode before.
+                assert start > 22 or not t.mask[b, start]
+
+    def test_short_rollouts_go_on_where_the_last_one_stopped(self):
+        whole, parts = runner(TERMINATES, TRUNCATES), runner(TERMINATES, TRUNCATES)
+        due = whole.rollout(Scripted(), 12)
+        pieces = [parts.rollout(Scripted(), n) for n in (1, 3, 2, 5, 1)]
+        for name in ("observation", "action", "log_prob", "value", "next_value", "reward", "discount", "mask"):
+            assert torch.equal(torch.cat([getattr(p, name) for p in pieces], 1), getattr(due, name)), name
+        assert parts.pop_returns() == whole.pop_returns()
+
+    def test_environments_side_by_side_are_environments_one_by_one(self):
+        lengths = [TERMINATES, TRUNCATES, (1, False), (1, True)]
+        together = runner(*lengths).rollout(Scripted(), 10)
+        for b, length in enumerate(lengths):
+            alone = runner(length).rollout(Scripted(), 10)
+            for name in ("action", "reward", "discount", "terminated", "truncated", "mask"):
+                assert torch.equal(getattr(together, name)[b], getattr(alone, name)[0]), name
+
+    def test_an_environment_may_use_its_arrays_again(self):
+        """Without copies the next step would overwrite the record of this one."""
+        t = runner(TERMINATES, TRUNCATES, copy=False).rollout(Scripted(), 9)
+        assert t.observation[1, :, 1].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3]
+        assert t.observation[:, 0, 0].tolist() == [0, 1]
+
+
+class TestReturns:
+    def test_are_those_of_finished_episodes_each_once(self):
+        r = runner(TERMINATES, TRUNCATES)
+        r.rollout(Scripted(), 3)
+        assert r.pop_returns() == [63.0]
+        r.rollout(Scripted(), 6)
+        assert r.pop_returns() == [106.0, 63.0, 106.0]
+        assert r.pop_returns() == []
+
+    def test_are_the_sums_of_recorded_rewards(self):
+        r = runner(TERMINATES)
+        t = r.rollout(Scripted(), 12)
+        sums = discounted_sum(t.reward, (~t.done).float())[t.observation[..., 1] == 0]
+        assert r.pop_returns() == sums.tolist() == [63.0] * 3
+
+
+class TestGymnasium:
+    def test_a_name_is_enough_and_the_seed_decides(self):
+        def rollout(seed: int) -> Tensor:
+            torch.manual_seed(seed)
+            return Runner("CartPole-v1", envs=3, seed=seed).rollout(ActorCritic(4, 2), 40).observation
+
+        first = rollout(1)
+        assert first.shape == (3, 40, 4)
+        assert torch.equal(first, rollout(1))
+        assert not torch.equal(first, rollout(2))
+        assert len(first[:, 0].unique(dim=0)) == 3
+
+    def test_what_is_recorded_is_what_the_policy_says(self):
+        policy = ActorCritic(4, 2)
+        r = Runner("CartPole-v1", envs=4)
+        t = r.rollout(policy, 60)
+        again = policy.evaluate(t.observation, t.action)
+        torch.testing.assert_close((again.log_prob, again.value), (t.log_prob, t.value))
+        assert t.done.any()
+        # A pole that stands gives 1 a step: every finished episode returns its length.
+        ends = (t.terminated[0] | t.truncated[0]).nonzero().flatten()
+        assert float(ends[0] + 1) in r.pop_returns()
+
+    def test_other_autoresets_are_refused(self):
+        env = SyncVectorEnv([lambda: Count(0, 3)], autoreset_mode=AutoresetMode.SAME_STEP)
+        with pytest.raises(InputError, match="NEXT_STEP autoreset"):
+            Runner(env)

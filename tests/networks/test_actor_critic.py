@@ -1,0 +1,57 @@
+import math
+
+import pytest
+import torch
+
+from operant.networks.actor_critic import ActorCritic
+
+
+@pytest.fixture
+def policy() -> ActorCritic:
+    return ActorCritic(observation_size=4, actions=3, hidden=(8, 8))
+
+
+def test_evaluate_says_what_act_recorded(policy):
+    observation = torch.randn(5, 7, 4)
+    steps = [policy.act(observation[:, t]) for t in range(7)]
+    action, log_prob, value = (torch.stack([step[i] for step in steps], dim=1) for i in range(3))
+    again = policy.evaluate(observation, action)
+    torch.testing.assert_close((again.log_prob, again.value), (log_prob, value))
+    assert all(step[3] is None for step in steps)
+
+
+def test_decisions_do_not_depend_on_one_another(policy):
+    assert policy.memory is False
+    observation, action = torch.randn(5, 7, 4), torch.randint(3, (5, 7))
+    whole = policy.evaluate(observation, action)
+    apart = policy.evaluate(observation.flatten(0, 1).unsqueeze(1), action.flatten().unsqueeze(1))
+    torch.testing.assert_close(tuple(x.flatten() for x in whole), tuple(x.flatten() for x in apart))
+
+
+def test_greedy_takes_the_most_likely_action(policy):
+    observation = torch.randn(50, 4)
+    action, log_prob, _, _ = policy.act(observation, greedy=True)
+    every = policy.actor(observation).log_softmax(-1)
+    assert torch.equal(action, every.argmax(-1))
+    torch.testing.assert_close(log_prob, every.amax(-1))
+
+
+def test_starts_undecided(policy):
+    """The policy's last layer has gain 0.01: all actions are about equally likely."""
+    entropy = policy.evaluate(torch.randn(10, 10, 4), torch.zeros(10, 10, dtype=torch.long)).entropy
+    assert (entropy > math.log(3) - 1e-3).all()
+
+
+def test_actor_and_critic_share_no_weights(policy):
+    evaluation = policy.evaluate(torch.randn(2, 3, 4), torch.randint(3, (2, 3)))
+    for output, own, other in (("value", policy.critic, policy.actor), ("log_prob", policy.actor, policy.critic)):
+        policy.zero_grad()
+        getattr(evaluation, output).sum().backward(retain_graph=True)
+        assert all(p.grad is not None for p in own.parameters())
+        assert all(p.grad is None for p in other.parameters())
+
+
+def test_acting_builds_no_graph(policy):
+    _, log_prob, value, _ = policy.act(torch.randn(2, 4))
+    assert not log_prob.requires_grad
+    assert not value.requires_grad

@@ -1,0 +1,30 @@
+import pytest
+import torch
+from torch import nn
+
+from operant.networks.mlp import mlp
+
+
+@pytest.mark.parametrize("sizes", [(3, 2), (5, 16, 4), (4, 16, 8, 1)])
+def test_is_linear_layers_with_activations_between_them(sizes):
+    network = mlp(sizes, activation=nn.ReLU)
+    assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU] * (len(sizes) - 2) + [nn.Linear]
+    linear = [layer for layer in network if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(zip(sizes, sizes[1:], strict=False))
+    assert network(torch.randn(7, 2, sizes[0])).shape == (7, 2, sizes[-1])
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0])
+def test_weights_are_orthogonal_with_root_2_inside_and_gain_at_the_end(gain):
+    *hidden, last = [layer for layer in mlp((6, 12, 12, 3), gain) if isinstance(layer, nn.Linear)]
+    for layer, scale in [(layer, 2**0.5) for layer in hidden] + [(last, gain)]:
+        w = layer.weight if layer.in_features >= layer.out_features else layer.weight.T
+        torch.testing.assert_close(w @ w.T, scale**2 * torch.eye(len(w)), rtol=1e-4, atol=1e-5)
+        assert (layer.bias == 0).all()
+
+
+def test_the_activation_is_tanh_unless_another_is_asked_for():
+    network = mlp((2, 3, 1))
+    assert isinstance(network[1], nn.Tanh)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(network(x), network[2](torch.tanh(network[0](x))))

@@ -13,8 +13,8 @@ from operant.text.data import load
 
 OPENING = 3
 """Words of a sentence that are the prompt."""
-BOOKS = 6_000_000
-"""Characters of books that are read."""
+SIZES = {"sentiment_movie_reviews": 5_000_000, "text_classic_books": 2_000_000}
+"""Characters of each source of text that are read."""
 
 
 def prepare(data: Path, out: Path, seed: int) -> None:
@@ -51,21 +51,23 @@ def cut(sentence: str) -> tuple[str, str]:
 
 
 def texts(data: Path, rng: random.Random) -> list[str]:
-    """Whole reviews, and paragraphs of books in lower case up to a size."""
-    reviews = [r.text for r in load(data / "sentiment_movie_reviews", kind="text").records]
-    paragraphs = [
-        " ".join(p.lower().split())
-        for book in load(data / "text_classic_books", kind="text").records
-        for p in book.text.split("\n\n")
-        if len(p) > 200
-    ]
-    rng.shuffle(paragraphs)
-    size, kept = 0, []
-    for paragraph in paragraphs:
-        if (size := size + len(paragraph)) > BOOKS:
-            break
-        kept.append(paragraph)
-    return [*reviews, *kept]
+    """Reviews and paragraphs of books in lower case, of each source up to its size."""
+    kept = []
+    for source, limit in SIZES.items():
+        found = [
+            " ".join(piece.lower().split())
+            for record in load(data / source, kind="text").records
+            for piece in (record.text.split("\n\n") if "books" in source else [record.text])
+            if len(piece) > 200
+        ]
+        rng.shuffle(found)
+        size = 0
+        for piece in found:
+            if (size := size + len(piece)) > limit:
+                break
+            kept.append(piece)
+    rng.shuffle(kept)
+    return kept
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> None:

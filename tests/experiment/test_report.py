@@ -179,7 +179,7 @@ def report(folders: list[Path], out: Path) -> Page:
 def test_a_finished_alignment_is_told_in_full(align: Path, tmp_path: Path) -> None:
     page = report([align], tmp_path / "out" / "report.html")
     words = "".join(page.words)
-    for title in ("Pretraining", "Few-shot prompt", "SFT", "Reward model", "PPO", "PPO-ptx", "DPO"):
+    for title in ("Pretraining", "Prompted", "SFT", "Reward model", "PPO", "PPO-ptx", "DPO"):
         assert title in words
     sections = "summary outcome exposure reward-and-kl reward-model curves samples figures settings"
     assert page.ids == sections.split()

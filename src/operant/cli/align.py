@@ -82,7 +82,7 @@ class Options:
     judge: RewardModelling = dataclasses.field(default_factory=RewardModelling)
     ppo: RLHF = dataclasses.field(default_factory=RLHF)
     ppo_ptx: RLHF = dataclasses.field(default_factory=lambda: RLHF(ptx_coefficient=1.0))
-    dpo: DPO = dataclasses.field(default_factory=DPO)
+    dpo: DPO = dataclasses.field(default_factory=lambda: DPO(epochs=3, reference_beta=0.3))
 
 
 NEEDS: dict[str, tuple[str, ...]] = {

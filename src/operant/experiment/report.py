@@ -20,7 +20,7 @@ RUN_FILES = ("config.toml", "metrics.jsonl", "summary.json", "samples.jsonl")
 STAGES = {
     "pretrain": ("Pretraining", "Read the corpus and learnt to predict each next token."),
     "pretrained": ("Pretrained", "The model as pretraining left it, asked directly."),
-    "prompted": ("Few-shot prompt", "The pretrained model again, with a few worked examples in its prompt."),
+    "prompted": ("Prompted", "The pretrained model again, asked to answer truthfully or say that it does not know."),
     "sft": ("SFT", "Imitated demonstrations: the answers a labeller would write."),
     "reward": ("Reward model", "Learnt from ranked answers to give the preferred one the higher score."),
     "ppo": ("PPO", "Tried answers, raised their learned score, and paid for every step away from SFT."),

@@ -27,9 +27,9 @@ class Seen:
     """A world whose padding and reset steps hold nonsense, as they may. It notes the score of every rollout."""
 
     world: Any
-    score: Callable[[Any, Trajectory], float]
+    score: Callable[[Any, Trajectory], list[float]]
     change: Callable[[Trajectory], Trajectory]
-    scores: list[float] = dataclasses.field(default_factory=list)
+    scores: list[list[float]] = dataclasses.field(default_factory=list)
 
     def rollout(self, policy: Any, size: int) -> Trajectory:
         t = self.world.rollout(policy, size)
@@ -48,7 +48,8 @@ class Seen:
 class Task:
     make: Callable[[], tuple[Any, Any]]
     """A fresh (policy, world)."""
-    score: Callable[[Any, Trajectory], float]
+    score: Callable[[Any, Trajectory], list[float]]
+    """What the episodes that ended in a rollout, or its responses, were worth."""
     config: ppo.Config
     threshold: float
 
@@ -57,9 +58,8 @@ def cartpole() -> tuple[Any, Any]:
     return ActorCritic(4, 2), Runner("CartPole-v1", envs=8, seed=0)
 
 
-def mean_return(world: Any, trajectory: Trajectory) -> float:
-    returns = world.pop_returns()
-    return sum(returns) / len(returns)
+def episode_returns(world: Any, trajectory: Trajectory) -> list[float]:
+    return world.pop_returns()
 
 
 def successor_then_stop(samples: Samples) -> Tensor:
@@ -74,17 +74,17 @@ def tokens() -> tuple[Any, Any]:
     return LanguageModel(model, value_head(model)), world
 
 
-def mean_score(world: Any, trajectory: Trajectory) -> float:
-    return trajectory.reward[trajectory.mask].sum().item() / len(trajectory)
+def response_scores(world: Any, trajectory: Trajectory) -> list[float]:
+    return trajectory.reward.sum(-1).tolist()
 
 
 TASKS = {
     "CartPole-v1": Task(
-        cartpole, mean_return, ppo.Config(iterations=25, rollout=128, learning_rate=2.5e-3), threshold=100.0
+        cartpole, episode_returns, ppo.Config(iterations=25, rollout=128, learning_rate=2.5e-3), threshold=100.0
     ),
     "tokens": Task(
         tokens,
-        mean_score,
+        response_scores,
         ppo.Config(iterations=25, rollout=128, minibatch=32, learning_rate=1e-2, gamma=1.0, max_gradient_norm=1.0),
         threshold=0.6,
     ),
@@ -114,14 +114,15 @@ PREPARE = ppo.prepare
 
 
 def learn(task: Task, change: Callable[[Trajectory], Trajectory] = as_it_is, **settings: Any) -> float:
-    """Mean score of the last five rollouts of a run."""
+    """Mean score over the last five rollouts of a run."""
     torch.manual_seed(0)
     policy, world = task.make()
     seen = Seen(world, task.score, change)
     config = dataclasses.replace(task.config, **settings)
     for _ in ppo.train(ppo.init(policy, seen, config), config):
         pass
-    return sum(seen.scores[-5:]) / 5
+    last = [score for scores in seen.scores[-5:] for score in scores]
+    return sum(last) / len(last)
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ def test_is_linear_layers_with_activations_between_them(sizes):
     network = mlp(sizes, activation=nn.ReLU)
     assert [type(layer) for layer in network] == [nn.Linear, nn.ReLU] * (len(sizes) - 2) + [nn.Linear]
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linear] == list(zip(sizes, sizes[1:], strict=False))
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(pairwise(sizes))
     assert network(torch.randn(7, 2, sizes[0])).shape == (7, 2, sizes[-1])
 
 

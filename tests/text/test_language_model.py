@@ -53,7 +53,9 @@ def by_hand(policy: LanguageModel, prompt: list[int], response: list[int]) -> li
     before = slice(len(prompt) - 1, len(prompt) + len(response) - 1)
     log_p = (output.logits[0, before] / policy.temperature).log_softmax(-1)
     chosen = log_p.gather(-1, torch.tensor(response, dtype=torch.long).unsqueeze(-1)).squeeze(-1)
-    value = policy.value(output.hidden_states[-1][0, before]).squeeze(-1) if policy.value else torch.zeros(len(response))
+    value = (
+        policy.value(output.hidden_states[-1][0, before]).squeeze(-1) if policy.value else torch.zeros(len(response))
+    )
     return [chosen, -(log_p.exp() * log_p).sum(-1), value]
 
 
@@ -109,7 +111,9 @@ class TestEvaluate:
         policy = with_value(model)
         context, action = batch()
         order = torch.tensor([4, 2, 0, 5, 1, 3])
-        close(policy.evaluate(context[order], action[order]), Evaluation(*(x[order] for x in policy.evaluate(*batch()))))
+        close(
+            policy.evaluate(context[order], action[order]), Evaluation(*(x[order] for x in policy.evaluate(*batch())))
+        )
 
     def test_entropy_is_never_negative(self, model):
         entropy = LanguageModel(model, temperature=0.01).evaluate(*batch()).entropy
@@ -129,7 +133,7 @@ class TestEvaluate:
     def test_tokens_in_the_prompt_can_be_decisions(self, model):
         """One decision in a shared prompt is the same decision in all of its rows."""
         policy = with_value(model)
-        context, action = batch()
+        context, _ = batch()
         first = dataclasses.replace(context, place=torch.zeros(6, 1, dtype=torch.long))
         found = policy.evaluate(first, context.token[:, 1:2])
         close(found.log_prob[0], found.log_prob[1])
@@ -366,25 +370,26 @@ class TestAdapters:
             pass
 
 
-class TestWhatIsRefused:
-    SHAPE = {
-        "vocab_size": 12,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "num_key_value_heads": 1,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-    }
+SHAPE = {
+    "vocab_size": 12,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
 
+
+class TestWhatIsRefused:
     def test_logits_that_are_scaled_or_capped(self):
         """Also with fresh weights, whose logits are too small for a cap to show."""
         from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
-        scaled = GraniteForCausalLM(GraniteConfig(**self.SHAPE, logits_scaling=8.0))
-        capped = Gemma2ForCausalLM(Gemma2Config(**self.SHAPE, head_dim=8, final_logit_softcapping=30.0))
+        scaled = GraniteForCausalLM(GraniteConfig(**SHAPE, logits_scaling=8.0))
+        capped = Gemma2ForCausalLM(Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=30.0))
         for model in (scaled, capped):
             with pytest.raises(InputError, match="plain LM head"):
                 LanguageModel(model)

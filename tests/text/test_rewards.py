@@ -105,7 +105,9 @@ class TestFunctionReward:
 class TestLoadFunction:
     def test_from_a_file(self, tmp_path):
         file = tmp_path / "mine.py"
-        file.write_text("FACTOR = 2\n\ndef double(prompts, responses):\n    return [FACTOR * len(r) for r in responses]\n")
+        file.write_text(
+            "FACTOR = 2\n\ndef double(prompts, responses):\n    return [FACTOR * len(r) for r in responses]\n"
+        )
         assert load_function(f"{file}:double")(["a"], ["bcd"]) == [6]
 
     def test_from_a_module(self):

@@ -140,7 +140,8 @@ class TestResponse:
 
 class TestStop:
     @pytest.mark.parametrize(
-        ("listed", "due"), [(None, {0}), (0, {0}), (3, {0, 3}), ([0, 3], {0, 3}), ([0, 1], {0}), (1, {0}), ([1, 3], {0, 3})]
+        ("listed", "due"),
+        [(None, {0}), (0, {0}), (3, {0, 3}), ([0, 3], {0, 3}), ([0, 1], {0}), (1, {0}), ([1, 3], {0, 3})],
     )
     def test_is_eos_and_what_the_model_lists_but_never_pad(self, make_words, listed, due):
         tokenizer = make_words(["<eos>", "<pad>", "a", "b"], eos_token="<eos>", pad_token="<pad>")

@@ -33,7 +33,9 @@ def policy(model: Any) -> LanguageModel:
     return LanguageModel(model, nn.Linear(model.config.hidden_size, 1))
 
 
-def rollout(policy: LanguageModel, size: int = 4, reward: Any = by_length, **settings: Any) -> tuple[Trajectory, Samples]:
+def rollout(
+    policy: LanguageModel, size: int = 4, reward: Any = by_length, **settings: Any
+) -> tuple[Trajectory, Samples]:
     world = PromptWorld(PROMPTS, reward, STOP, 6, **({"completions": 5} | settings))
     trajectory = world.rollout(policy, size)
     assert world.last is not None
@@ -164,7 +166,9 @@ class TestRollout:
             close(t.reward.sum(-1), reward(samples))
 
     def test_measures_are_only_shown(self, policy):
-        world = PromptWorld(PROMPTS, by_length, STOP, 6, measures={"objective/length": lambda s: s.mask.sum(-1).float()})
+        world = PromptWorld(
+            PROMPTS, by_length, STOP, 6, measures={"objective/length": lambda s: s.mask.sum(-1).float()}
+        )
         assert world.measured() == {}
         t = world.rollout(policy, 4)
         assert world.measured()["objective/length"] == t.mask.sum().item() / 4

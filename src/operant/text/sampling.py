@@ -165,7 +165,6 @@ def decoding_copy(policy: LanguageModel, dtype: torch.dtype) -> LanguageModel:
         return policy
     value = None if isinstance(policy.value, RewardModel) else copy.deepcopy(policy.value)
     twin = LanguageModel(copy.deepcopy(policy.model), value, policy.temperature)
-    twin.zero_grad()  # a deep copy has the gradients as well
     return cast(twin, dtype).requires_grad_(False)
 
 

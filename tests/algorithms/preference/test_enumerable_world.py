@@ -6,8 +6,6 @@ max E[r] - β KL(π || π_ref) has the solution π*(y|x) = π_ref(y|x) exp(r(x, 
 import copy
 import dataclasses
 import itertools
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from operant.algorithms.policy_gradient import ppo
-from operant.algorithms.preference import best_of_n, dpo, rlhf, rloo
+from operant.algorithms.preference import dpo, rlhf, rloo
 from operant.core.losses import dpo_loss
 from operant.text.context import rows
 from operant.text.language_model import LanguageModel, frozen, small_model, value_head
@@ -24,7 +21,7 @@ from operant.text.sampling import Samples
 from operant.text.tokenizer import Comparison
 from operant.text.world import PromptWorld
 
-STOP, VOCABULARY, LENGTH, BETA = 0, 5, 2, 0.4
+STOP, VOCABULARY, LENGTH, BETA = 0, 5, 2, 0.5
 PROMPTS = [[1, 2], [3, 1]]
 RESPONSES = [[STOP], *([a, b] for a, b in itertools.product(range(1, VOCABULARY), range(VOCABULARY)))]
 TOLERANCE = 0.02
@@ -68,7 +65,7 @@ def solved(seed: int) -> Solved:
     model = small_model(VOCABULARY, 32, 1, 2, 16)
     reference = frozen(LanguageModel(copy.deepcopy(model)))
     log_reference = log_probs(reference)
-    score = 2 * torch.rand(log_reference.shape) - 1
+    score = 4 * torch.rand(log_reference.shape) - 2
     unnormalised = log_reference + score / BETA
     optimum = unnormalised - unnormalised.logsumexp(-1, keepdim=True)
     return Solved(LanguageModel(model, value_head(model)), reference, score, log_reference, optimum)
@@ -110,9 +107,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def test_ppo_ends_at_the_optimum(problem):
-    config = rlhf.Config(
-        iterations=70, rollout=512, lambda_=1.0, value_coefficient=0.5, value_clip=None, **SETTINGS
-    )
+    config = rlhf.Config(iterations=70, rollout=512, lambda_=1.0, value_coefficient=0.5, value_clip=None, **SETTINGS)
     for _ in rlhf.train(rlhf.init(problem.policy, problem.reference, world(problem), config), config):
         pass
     assert (problem.distance() <= TOLERANCE).all()
@@ -143,7 +138,7 @@ def test_dpo_on_exact_preferences_ends_at_the_optimum(problem):
     assert (problem.distance() <= TOLERANCE).all()
 
 
-def test_dpo_on_rankings_ends_near_the_optimum(problem):
+def test_dpo_on_rankings_ends_at_the_optimum(problem):
     """Rankings by r plus Gumbel noise: of each pair, a is before b with the probability σ(r_a - r_b) (Luce 1959)."""
     comparisons = []
     for x, score in zip(PROMPTS, problem.score, strict=True):
@@ -152,9 +147,9 @@ def test_dpo_on_rankings_ends_near_the_optimum(problem):
             ranks = noisy.argsort(descending=True).argsort() + 1
             comparisons.append(Comparison(x, RESPONSES, ranks.tolist()))
     config = dpo.Config(
-        epochs=4, batch=24, reference_beta=BETA, learning_rate=5e-3, warmup=0.0, max_gradient_norm=10.0
+        epochs=10, batch=24, reference_beta=BETA, learning_rate=5e-3, warmup=0.0, max_gradient_norm=10.0
     )
     state = dpo.init(problem.policy, problem.reference, comparisons, config)
     for _ in dpo.train(state, config):
         pass
-    assert (problem.distance() <= 2 * TOLERANCE).all()
+    assert (problem.distance() <= TOLERANCE).all()

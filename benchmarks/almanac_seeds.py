@@ -33,7 +33,9 @@ def main(folders: list[str]) -> None:
         "seeds": [run["seed"] for run in runs.values()],
         "machine": f"{platform.processor() or platform.machine()}, 2 threads",
         "date": date.today().isoformat(),
-        "commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip(),
+        "commit": subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip(),
         "labeller_agreement": [run["labeller_agreement"] for run in runs.values()],
         "reward_model_accuracy": [run["reward_model_accuracy"] for run in runs.values()],
         "stages": figures,

@@ -235,7 +235,9 @@ def ppo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
         samples = world.last
         assert samples is not None
         tokens = sum(map(len, samples.prompts)) + sum(map(len, samples.responses))
-        meter.step(losses[-1], tokens, tokens, rollout=phases["rollout"], rest=time.perf_counter() - start - phases["rollout"])
+        meter.step(
+            losses[-1], tokens, tokens, rollout=phases["rollout"], rest=time.perf_counter() - start - phases["rollout"]
+        )
         ended, count, start = ended + int(samples.ended.sum()), count + len(samples.ended), time.perf_counter()
     return {"first_losses": losses[:3], "ended_fraction": round(ended / count, 4), "decoding": decoding}
 

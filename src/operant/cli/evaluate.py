@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from operant.cli import common
 from operant.cli.reward import accuracy, size
 from operant.core.errors import InputError

@@ -55,7 +55,7 @@ def the_world(options: Any) -> almanac.Almanac:
 def by_prompt(options: Any) -> dict[str, almanac.Question]:
     """Every question of the Almanac by its prompt, with and without the request for truth."""
     world = the_world(options)
-    questions = [q for split in get_args(almanac.Split) for q in world.questions(split)]
+    questions = [q for split in world.facts.values() for q in split]
     return {q.prompt: q for q in questions} | {almanac.truthful_prompt(q): q for q in questions}
 
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import torch
-
 from operant.algorithms.preference.best_of_n import best_of_n
 from operant.cli import common
 from operant.core.errors import InputError

@@ -6,7 +6,7 @@ import tomllib
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool]:
-    """(options, whether to resume). `--config FILE.toml` gives values below the flags; `--resume` takes the run's own."""
+    """(options, whether to resume). `--config FILE.toml` stands below the flags; `--resume` takes the run's own."""
     arguments, config = _take(arguments, "--config")
     resume = "--resume" in arguments
     if resume:
@@ -48,7 +48,7 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
         raise InputError(
             "a resumed run goes on with the settings in its config.toml; leave other options out, or start a new --out"
         )
-    return parsed, resume
+    return cast(T, parsed), resume
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

@@ -58,7 +58,7 @@ def run(options: Options, resume: bool) -> None:
     folder.follow(
         state, algorithm.train(state, options.sft), algorithm.steps(state, options.sft), show=("loss/language_model",)
     )
-    summary = {"demonstrations": len(train_examples)}
+    summary: dict[str, float] = {"demonstrations": len(train_examples)}
     if test_examples:
         summary["held_out_loss"] = algorithm.loss_of(policy, test_examples, options.sft)
     common.save_model(folder, common.merged(policy.model), bpe)

@@ -234,7 +234,7 @@ def context_limit(model: Any) -> int:
     """
     names = ("max_position_embeddings", "sliding_window", "attention_chunk_size", "window_size")
     limits = [getattr(model.config, name, None) for name in names]
-    return min([n for n in limits if isinstance(n, int)], default=1 << 30)
+    return min([n for n in limits if isinstance(n, int) and n > 0], default=1 << 30)
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from operant.core.errors import InputError
 from operant.text.data import Chat, Demonstration, Ranking, Thumb
@@ -116,6 +116,12 @@ def stop_ids(tokenizer: Any, model: Any = None) -> set[int]:
     return (stop - {tokenizer.pad_token_id}) | {tokenizer.eos_token_id}
 
 
+@overload
+def tokenize(tokenizer: Any, record: Demonstration | Chat) -> Example: ...
+@overload
+def tokenize(tokenizer: Any, record: Ranking) -> Comparison: ...
+@overload
+def tokenize(tokenizer: Any, record: Thumb) -> Judgement: ...
 def tokenize(tokenizer: Any, record: Demonstration | Chat | Ranking | Thumb) -> Example | Comparison | Judgement:
     """A record of text as the token ids that algorithms learn from."""
     if isinstance(record, Chat):

@@ -7,7 +7,6 @@ files that are ready.
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -29,6 +28,7 @@ from operant.core.errors import InputError
 from operant.experiment.files import atomic_write
 from operant.experiment.run import open_run
 from operant.text.almanac import AlmanacConfig
+from operant.text.rewards import load_function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,20 +223,10 @@ def prepare(options: Options) -> None:
     if options.prepare == "almanac":
         evaluation.write_almanac(options, folder)
     else:
-        place, _, name = options.prepare.rpartition(":")
-        path = Path(place)
-        if not path.is_file():
-            raise InputError(
-                f"the recipe's prepare function is in {place}, which does not exist; run from where it does"
-            )
+        function = load_function(options.prepare, "the recipe's prepare function")
         if options.data is None or not options.data.is_dir():
             raise InputError(f"this recipe reads data from a folder: give --data FOLDER (got {options.data})")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise InputError(f"{path} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        getattr(module, name)(options.data, folder, options.seed)
+        function(options.data, folder, options.seed)
     needed = ["text", "demonstrations", "prompts", "evaluation"]
     missing = [name for name in needed if not (folder / f"{name}.jsonl").is_file()]
     if missing:

@@ -152,11 +152,6 @@ def fitting(items: Sequence[Any], longest: int, what: str, lengths: Sequence[int
     return kept
 
 
-def context_length(model: Any) -> int:
-    """How many tokens the model can attend to."""
-    return getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", 1 << 30)
-
-
 def with_lora(model: Any, rank: int) -> Any:
     """The model with LoRA adapters on every linear layer; its weights are then frozen."""
     try:

@@ -10,7 +10,7 @@ from operant.cli import common
 from operant.cli.reward import size
 from operant.core.errors import InputError
 from operant.text import data
-from operant.text.language_model import LanguageModel, frozen
+from operant.text.language_model import LanguageModel, context_limit, frozen
 from operant.text.tokenizer import tokenize
 
 
@@ -41,7 +41,7 @@ def run(options: Options, resume: bool) -> None:
     comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
     if not comparisons:
         raise InputError(f"every comparison in {options.data} is a tie: DPO has nothing to learn from")
-    longest = common.context_length(causal)
+    longest = context_limit(causal)
     comparisons = common.fitting(comparisons, longest, "comparisons", [size(c) for c in comparisons])
     reference = None
     if options.lora:

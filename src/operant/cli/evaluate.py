@@ -11,7 +11,7 @@ from operant.core.errors import InputError
 from operant.core.statistics import win_rate
 from operant.experiment.files import atomic_write
 from operant.text import data
-from operant.text.language_model import LanguageModel
+from operant.text.language_model import LanguageModel, context_limit
 from operant.text.rewards import function_reward, load_function, model_reward
 from operant.text.sampling import sample
 from operant.text.tokenizer import stop_ids, tokenize
@@ -68,9 +68,7 @@ def test_reward_model(options: Options) -> dict[str, Any]:
     dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
     print(dataset.describe())
     judgements: list[Any] = [tokenize(bpe, record) for record in dataset.records]
-    judgements = common.fitting(
-        judgements, common.context_length(model.model), "judgements", [size(j) for j in judgements]
-    )
+    judgements = common.fitting(judgements, context_limit(model.model), "judgements", [size(j) for j in judgements])
     return accuracy(model, judgements)
 
 
@@ -79,9 +77,7 @@ def compare(options: Options) -> dict[str, Any]:
     scores, judged_by = [], options.judge or ""
     for name in (options.model or "", options.against or ""):
         causal, bpe = common.load_causal(name)
-        prompts = common.read_prompts(
-            options.data, options.columns, bpe, common.context_length(causal), options.max_new_tokens
-        )
+        prompts = common.read_prompts(options.data, options.columns, bpe, context_limit(causal), options.max_new_tokens)
         if ":" in judged_by:
             judge = function_reward(load_function(judged_by), bpe)
         else:

@@ -15,7 +15,7 @@ from operant.core.divergences import kl_estimate
 from operant.core.statistics import bootstrap_mean, pair_accuracy
 from operant.experiment.files import atomic_write
 from operant.text import almanac, data
-from operant.text.language_model import LanguageModel
+from operant.text.language_model import LanguageModel, context_limit
 from operant.text.metrics import distinct
 from operant.text.rewards import Reward, function_reward, model_reward, score
 from operant.text.sampling import Samples, sample
@@ -43,9 +43,8 @@ def write_almanac(options: Any, folder: Path) -> None:
     write_jsonl(folder / "text.jsonl", [{"text": t} for t in world.corpus()])
     write_jsonl(folder / "tokenizer.jsonl", [{"text": t} for t in world.tokenizer_texts()])
     write_jsonl(folder / "demonstrations.jsonl", [{"prompt": p, "response": r} for p, r in world.demonstrations()])
-    for name, split in (("labelling", "reward"), ("prompts", "ppo"), ("evaluation", "evaluation")):
-        questions = [{"prompt": q.prompt} for q in world.questions(split)]
-        write_jsonl(folder / f"{name}.jsonl", questions)
+    for name, questions in (("prompts", world.questions("ppo")), ("evaluation", world.questions("evaluation"))):
+        write_jsonl(folder / f"{name}.jsonl", [{"prompt": q.prompt} for q in questions])
 
 
 def the_world(options: Any) -> almanac.Almanac:
@@ -120,7 +119,7 @@ def rank_by_reward(options: Any) -> None:
     model, bpe = common.load_causal(str(options.out / "sft"))
     reward = model_reward(common.load_reward(str(options.out / "reward"))[0])
     s, k = options.sampling, options.sampling.responses
-    longest = common.context_length(model)
+    longest = context_limit(model)
     prompts = common.read_prompts(str(options.out / "data" / "prompts.jsonl"), {}, bpe, longest, s.max_new_tokens)
     found = sample(LanguageModel(model), prompts, stop_ids(bpe, model), s.max_new_tokens, k)
     scores = reward(found)

@@ -8,7 +8,7 @@ from operant.algorithms.preference.best_of_n import best_of_n
 from operant.cli import common
 from operant.core.errors import InputError
 from operant.experiment.files import atomic_write
-from operant.text.language_model import LanguageModel
+from operant.text.language_model import LanguageModel, context_limit
 from operant.text.rewards import model_reward
 from operant.text.sampling import sample
 from operant.text.tokenizer import decode_response, encode_prompt, stop_ids
@@ -53,7 +53,7 @@ def run(options: Options, resume: bool) -> None:
         )
     common.begin(common.Machine(options.seed))
     causal, bpe = common.load_causal(options.model)
-    longest = common.context_length(causal)
+    longest = context_limit(causal)
     prompts = [encode_prompt(bpe, p) for p in options.prompt]
     if options.data is not None:
         prompts += common.read_prompts(options.data, options.columns, bpe, longest, options.max_new_tokens)

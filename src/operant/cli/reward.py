@@ -11,7 +11,7 @@ from operant.algorithms.preference import reward_model
 from operant.cli import common
 from operant.core.statistics import win_rate
 from operant.text import data
-from operant.text.language_model import LanguageModel, RewardModel, reward_model_from
+from operant.text.language_model import LanguageModel, RewardModel, context_limit, reward_model_from
 from operant.text.rewards import score
 from operant.text.tokenizer import Comparison, Example, Judgement, tokenize
 
@@ -62,7 +62,7 @@ def run(options: Options, resume: bool) -> None:
     dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
     print(dataset.describe())
     train, test = data.split_dataset(dataset, options.held_out, options.machine.seed)
-    longest = common.context_length(causal)
+    longest = context_limit(causal)
 
     def judgements(part: data.Dataset) -> list[Any]:
         found = [tokenize(bpe, record) for record in part.records]

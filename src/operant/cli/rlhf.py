@@ -12,7 +12,7 @@ from operant.algorithms.preference import rlhf as algorithm
 from operant.cli import common
 from operant.cli.pretrain import documents, texts
 from operant.core.errors import InputError
-from operant.text.language_model import LanguageModel, frozen, value_head
+from operant.text.language_model import LanguageModel, context_limit, frozen, value_head
 from operant.text.rewards import Reward, function_reward, load_function, model_reward
 from operant.text.sampling import fastest_decoding_dtype
 from operant.text.tokenizer import stop_ids
@@ -82,7 +82,7 @@ def improve(
     common.begin(options.machine)
     w = options.world
     causal, bpe = common.load_causal(options.model)
-    prompts = common.read_prompts(w.prompts, w.columns, bpe, common.context_length(causal), w.max_new_tokens)
+    prompts = common.read_prompts(w.prompts, w.columns, bpe, context_limit(causal), w.max_new_tokens)
     reward, reward_trunk = find_reward(w.reward, bpe)
     reference = None
     if options.lora:

@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes
 from operant.algorithms.preference import sft as algorithm
 from operant.cli import common
 from operant.text import data
-from operant.text.language_model import LanguageModel
+from operant.text.language_model import LanguageModel, context_limit
 from operant.text.tokenizer import Example, tokenize
 
 
@@ -42,7 +42,7 @@ def run(options: Options, resume: bool) -> None:
     def examples(part: data.Dataset) -> list[Example]:
         found = [tokenize(bpe, record) for record in part.records]
         lengths = [len(e.prompt) + len(e.response) for e in found]
-        return common.fitting(found, common.context_length(model), "demonstrations", lengths) if found else []
+        return common.fitting(found, context_limit(model), "demonstrations", lengths) if found else []
 
     train_examples, test_examples = examples(train), examples(test)
     if options.lora:

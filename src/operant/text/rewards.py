@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,24 +63,28 @@ def function_reward(function: TextReward, tokenizer: Any) -> Reward:
     return reward
 
 
-def load_function(name: str) -> TextReward:
-    """The function that "module:function" or "path/to/file.py:function" names."""
+def load_function(name: str, what: str = "the reward function") -> Callable[..., Any]:
+    """The function that "module:function" or "path/to/file.py:function" names; modules are also looked for here."""
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
-        raise InputError(f"a reward function is named as file.py:function or module:function; got {name!r}")
+        raise InputError(f"{what} is named as file.py:function or module:function; got {name!r}")
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
             if spec is None or spec.loader is None or not Path(place).is_file():
-                raise InputError(f"the reward function's file {place} does not exist")
+                raise InputError(
+                    f"the file of {what}, {place}, does not exist; the name is looked up from {Path.cwd()}"
+                )
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
+            if str(Path.cwd()) not in sys.path:
+                sys.path.append(str(Path.cwd()))
             module = importlib.import_module(place)
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"the reward function {name} cannot be imported: {type(error).__name__}: {error}") from error
+        raise InputError(f"{what} {name} cannot be imported: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, attribute, None)):
-        raise InputError(f"{place} has no function {attribute}: check the name given to --reward")
+        raise InputError(f"{place} has no function {attribute}: check the name of {what}")
     return getattr(module, attribute)

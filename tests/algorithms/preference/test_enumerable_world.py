@@ -89,6 +89,8 @@ def test_the_list_is_complete_and_the_optimum_is_far_and_optimal(problem):
     def objective(log_p: Tensor) -> Tensor:
         return (log_p.exp() * problem.score).sum(-1) - BETA * kl(log_p, problem.log_reference)
 
+    dearer = (problem.log_reference + problem.score / (1.5 * BETA)).log_softmax(-1)
+    assert (kl(dearer, problem.log_optimum) > 2 * TOLERANCE).all()
     best = objective(problem.log_optimum)
     for _ in range(20):
         other = (problem.log_optimum + 0.3 * torch.randn(problem.score.shape)).log_softmax(-1)
@@ -140,7 +142,10 @@ def test_dpo_on_exact_preferences_ends_at_the_optimum(problem):
 
 
 def test_dpo_on_rankings_ends_at_the_optimum():
-    """`dpo.train` itself. Rankings by r plus Gumbel noise: of each pair, a is before b with the probability σ(r_a - r_b) (Luce 1959)."""
+    """`dpo.train` itself, on rankings by r plus Gumbel noise.
+
+    Of each pair, a then comes before b with the probability σ(r_a - r_b) (Luce 1959; Yellott 1977).
+    """
     problem, comparisons = solved(0), []
     for x, score in zip(PROMPTS, problem.score, strict=True):
         for _ in range(300):

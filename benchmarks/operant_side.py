@@ -4,7 +4,7 @@
 
 Options, each given as `--option name=value`:
 
-    micro     tokens per forward, padding included (default: 8192; 0 is the whole batch)
+    micro     tokens per forward, padding included (default: 1024, the library's; 0 is the whole batch)
     decoding  PPO: dtype of the weights while sampling (default: the faster one, as the library measures it)
     source    PPO: sampled (default) or stored: `Workload.stored_rollouts` in place of sampling, to compare losses
 """
@@ -21,7 +21,7 @@ import workload as w
 
 def main() -> None:
     args = w.parse_arguments(["sft", "reward", "dpo", "ppo"])
-    settings = {"micro": "8192", "decoding": "auto", "source": "sampled"} | args.options
+    settings = {"micro": "1024", "decoding": "auto", "source": "sampled"} | args.options
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers.utils import logging

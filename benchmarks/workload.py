@@ -177,7 +177,8 @@ def _reward_model(policy: Any) -> Any:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     ids = {name: getattr(policy.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**SHAPE, **ids, num_labels=1)
+    config = LlamaConfig(**SHAPE, **ids)
+    config.num_labels = 1
     model = LlamaForSequenceClassification(config)
     model.model.load_state_dict(policy.model.state_dict())
     torch.nn.init.normal_(model.score.weight, std=(config.hidden_size + 1) ** -0.5)

@@ -259,6 +259,38 @@ def test_pages_of_commands_have_the_same_parts(command):
     )
 
 
+@cache
+def messages() -> str:
+    """All strings of the package, a line each, with … for what is filled in."""
+    found = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(x.value) if isinstance(x, ast.Constant) else "…" for x in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(message.replace("\n", " ") for message in found)
+
+
+def unknown_errors(text: str) -> list[str]:
+    """Messages in a list of frequent errors that the package does not say; "..." is left open."""
+    section = text.partition("## Frequent errors")[2]
+    quotes = [" ".join(q.split()) for q in re.findall(r"^- \*([^*]+)\*", section, re.M)]
+    pattern = {q: ".*".join(re.escape(part.strip()) for part in q.split("...")) for q in quotes}
+    return [q for q in quotes if not re.search(pattern[q], messages())]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_errors_that_are_named_are_said(command):
+    text = (DOCS / "commands" / f"{command}.md").read_text("utf-8")
+    assert unknown_errors(text) == []
+
+
+def test_an_error_that_is_not_said_is_found():
+    text = "## Frequent errors\n\n- *no such message*: a.\n- *the run folder ... exists*: b.\n- *the run folder ... is blue*: c.\n"
+    assert unknown_errors(text) == ["no such message", "the run folder ... is blue"]
+
+
 # Data, version, licence
 
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +25,8 @@ from operant.algorithms.preference.rlhf import Config as RLHF
 from operant.algorithms.preference.sft import Config as SFT
 from operant.cli import common, evaluation
 from operant.cli.options import as_dict, build, read_toml
-from operant.cli.pretrain import Shape
-from operant.core.errors import InputError
+from operant.cli.pretrain import Shape, check_shape
+from operant.core.errors import Diverged, InputError
 from operant.experiment.files import atomic_write
 from operant.experiment.run import open_run
 from operant.text.almanac import AlmanacConfig
@@ -37,6 +39,8 @@ class Sampling:
 
     max_new_tokens: int = 24
     """Longest answer."""
+    decoding_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of the weights while PPO samples; auto = measured."""
     responses: int = 4
     """Answers to each prompt that are ranked, K."""
     dpo_comparisons: Literal["given", "ranked"] = "given"
@@ -63,12 +67,16 @@ class Options:
     """Where data comes from: "almanac", or a function file.py:name(data, out, seed) that writes the JSONL files."""
     data: Path | None = None
     """Folder that the recipe's function reads."""
-    only: str | None = None
+    only: str | None = dataclasses.field(default=None, metadata={"saved": False})
     """Run this one stage, when all it needs is there."""
     seed: int = 0
     """Seed of the world and of every stage."""
     threads: int = 0
     """CPU threads of each stage; 0 = measured. Stages that do not need one another run side by side."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """float32, or bfloat16 mixed precision; auto = measured."""
+    checkpoint_every: int = 0
+    """Steps between the checkpoints of each stage; 0 = by time, about every 30 seconds."""
     workers: int = 2
     """Stages that run side by side."""
     vocabulary: int = 1500
@@ -102,17 +110,23 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def run(options: Options, resume: bool) -> None:
+    if options.only is not None and options.only not in NEEDS:
+        raise InputError(f"there is no stage {options.only!r}; the stages are {', '.join(NEEDS)}")
+    if options.almanac.seed:
+        raise InputError(f"almanac.seed is {options.almanac.seed}: the world has the seed of the pipeline, give --seed")
+    check_shape(options.shape)
+    for needed in NEEDS[options.only] if options.only is not None else ():
+        if not done(options, needed):
+            raise InputError(f"stage {options.only} needs {needed}, which is not finished in {options.out}")
+    begun = time.time()
+    if options.only is not None and (options.out / "config.toml").is_file():
+        if read_run(options.out) != dataclasses.replace(options, only=None):
+            raise InputError(f"{options.out} has other settings: --resume --only {options.only} takes them over")
+    elif not resume:
+        open_run(options.out, "align", as_dict(options), resume=False)
     if options.only is not None:
-        if options.only not in NEEDS:
-            raise InputError(f"there is no stage {options.only!r}; the stages are {', '.join(NEEDS)}")
-        for needed in NEEDS[options.only]:
-            if not done(options, needed):
-                raise InputError(f"stage {options.only} needs {needed}, which is not finished in {options.out}")
         stage(options, options.only)
         return
-    begun = time.time()
-    if not resume:
-        open_run(options.out, "align", as_dict(options), resume=False)
     if done(options, "evaluation"):
         print(f"{options.out} is finished; nothing to resume")
         return
@@ -168,17 +182,26 @@ def stage(options: Options, name: str) -> None:
         command, settings = command_of(options, name)
         module = importlib.import_module(f"operant.cli.{command}")
         folder = options.out / name
+        machine = common.Machine(options.seed, options.threads, options.dtype, options.checkpoint_every)
+        own = module.Options(out=folder, machine=machine, **settings)
         resume = (folder / "config.toml").is_file()
         if resume:
-            values = read_toml(folder / "config.toml")
-            values.pop("run", None)
-            own = build(module.Options, values, str(folder / "config.toml"))
-        else:
-            own = module.Options(out=folder, machine=common.Machine(options.seed, options.threads), **settings)
+            own = as_measured(own, folder / "config.toml")
         if command == "rlhf":
             module.run(own, resume, evaluation.measures(options))
         else:
             module.run(own, resume)
+
+
+def as_measured(options: Any, config: Path) -> Any:
+    """A stage's options with the machine that was measured when it began."""
+    values = read_toml(config)
+    values.pop("run", None)
+    begun = build(type(options), values, str(config))
+    if hasattr(begun, "world"):
+        world = dataclasses.replace(options.world, decoding_dtype=begun.world.decoding_dtype)
+        options = dataclasses.replace(options, world=world)
+    return dataclasses.replace(options, machine=begun.machine)
 
 
 def command_of(
@@ -209,7 +232,7 @@ def command_of(
         return "dpo", {"model": str(out / "sft"), "data": str(source), "dpo": options.dpo}
     world = World(
         prompts=str(files / "prompts.jsonl"), reward=str(out / "reward"), max_new_tokens=s.max_new_tokens,
-        missing_stop_score=s.missing_stop_score,
+        missing_stop_score=s.missing_stop_score, decoding_dtype=s.decoding_dtype,
     )  # fmt: skip
     config = options.ppo if name == "ppo" else options.ppo_ptx
     text = (str(files / "text.jsonl"),) if config.ptx_coefficient else ()
@@ -226,12 +249,32 @@ def prepare(options: Options) -> None:
         function = load_function(options.prepare, "the recipe's prepare function")
         if options.data is None or not options.data.is_dir():
             raise InputError(f"this recipe reads data from a folder: give --data FOLDER (got {options.data})")
-        function(options.data, folder, options.seed)
+        call_prepare(function, options, folder)
     needed = ["text", "demonstrations", "prompts", "evaluation"]
+    needed += ["judgements"] if options.prepare != "almanac" else []
     missing = [name for name in needed if not (folder / f"{name}.jsonl").is_file()]
     if missing:
         raise InputError(f"{options.prepare} wrote no {missing[0]}.jsonl into {folder}; every recipe needs {needed}")
     atomic_write(folder / "prepared.json", json.dumps({"prepare": options.prepare, "seed": options.seed}) + "\n")
+
+
+def call_prepare(function: Callable[..., Any], options: Options, folder: Path) -> None:
+    """A failure of a recipe is bad input, said with its place."""
+    try:
+        function(options.data, folder, options.seed)
+    except InputError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+        raise InputError(f"{options.prepare} failed: {what}. Mend it, then --resume") from error
+
+
+def read_run(out: Path) -> Options:
+    """The settings of the pipeline in `out`, wherever it stood when it began."""
+    values = read_toml(out / "config.toml")
+    values.pop("run", None)
+    return build(Options, {**values, "out": str(out)}, str(out / "config.toml"))
 
 
 def side_by_side(options: Options, names: list[str]) -> None:
@@ -288,12 +331,8 @@ def as_process(out: str, name: str) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    values = read_toml(Path(out) / "config.toml")
-    values.pop("run", None)
-    from operant.core.errors import Diverged
-
     try:
-        stage(build(Options, values, f"{out}/config.toml"), name)
+        stage(read_run(Path(out)), name)
     except (InputError, Diverged) as error:
         print(error)
         raise SystemExit(2) from None

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
@@ -31,11 +32,15 @@ class Machine:
     """CPU threads; 0 = measured at the start, and kept in config.toml."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """float32, or bfloat16 mixed precision; auto = measured at the start, and kept in config.toml."""
+    checkpoint_every: int = 0
+    """Steps between checkpoints; 0 = by time, about every 30 seconds."""
 
 
 def begin(machine: Machine) -> None:
     """Seeds, and the threads if they are already known. Before anything random happens."""
     quiet()
+    if not 0 <= machine.seed < 2**32:
+        raise InputError(f"the seed is {machine.seed}: give a whole number from 0 to {2**32 - 1}")
     random.seed(machine.seed)
     np.random.seed(machine.seed)  # noqa: NPY002 (libraries draw from it)
     torch.manual_seed(machine.seed)
@@ -45,10 +50,12 @@ def begin(machine: Machine) -> None:
 
 def quiet() -> None:
     """No progress bars and no advice from the libraries beneath: a command's words are its own."""
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
 
 
 def settle(machine: Machine, model: LanguageModel) -> Machine:
@@ -64,13 +71,22 @@ def settle(machine: Machine, model: LanguageModel) -> Machine:
     return dataclasses.replace(machine, threads=threads, dtype=dtype)  # pyright: ignore[reportArgumentType]
 
 
-def start(options: Any, command: str, resume: bool) -> Run | None:
-    """The run folder of `options.out`; None, said aloud, where it is finished already."""
-    run = open_run(options.out, command, as_dict(options), resume)
-    if run.finished:
-        print(f"{run.folder} is finished; nothing to resume")
-        return None
-    return run
+def pending(out: Path, resume: bool) -> bool:
+    """Asked before any work: whether the run in `out` is still to be done. False, said aloud, where it is finished.
+
+    Raises `InputError` where a new run has no place.
+    """
+    if resume and (out / "summary.json").is_file():
+        print(f"{out} is finished; nothing to resume")
+        return False
+    if not resume and (out / "config.toml").exists():
+        raise InputError(f"the run folder {out} exists; --resume continues it, another --out starts a new one")
+    return True
+
+
+def start(options: Any, command: str, resume: bool) -> Run:
+    """The run folder of `options.out`. After all that may be wrong with the input was found: this writes."""
+    return open_run(options.out, command, as_dict(options), resume)
 
 
 def load_causal(name: str) -> tuple[Any, Any]:
@@ -92,7 +108,9 @@ def load_reward(name: str) -> tuple[RewardModel, Any]:
         raise InputError(
             f"{name} has {model.config.num_labels} labels, a reward model has one; train one with operant reward"
         )
-    return RewardModel(model.to(device())), tokens.load_tokenizer(_folder(name))
+    tokenizer = tokens.load_tokenizer(_folder(name))
+    tokens.check_vocabulary(tokenizer, model, name)
+    return RewardModel(model.to(device())), tokenizer
 
 
 def _folder(name: str) -> str:
@@ -109,15 +127,19 @@ def _load(kind: Any, name: str, what: str) -> Any:
             raise InputError(
                 f"{name} holds no model: there is no config.json in it{unfinished}. Give a model folder or a run"
             )
-        kinds = json.loads((path / "config.json").read_text()).get("architectures") or [""]
+        try:
+            kinds = json.loads((path / "config.json").read_text(encoding="utf-8")).get("architectures") or [""]
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{path / 'config.json'} cannot be read ({error}); write the model again") from error
         if ("CausalLM" in kind.__name__) == kinds[0].endswith("ForSequenceClassification"):
             raise InputError(f"{name} holds a {kinds[0]}, which is not {what}. Give {what}")
     elif name.count("/") > 1 or name.startswith((".", "/", "runs/")):
         raise InputError(f"there is no model folder {name}. Give a model folder, a run or a hub name")
     try:
         model, report = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{name} cannot be loaded as {what}: {str(error).splitlines()[0]}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        where = name if path.exists() else f"there is no folder {name}, and the hub's {name}"
+        raise InputError(f"{where} cannot be loaded as {what}: {str(error).splitlines()[0]}") from error
     if path.exists() and report["missing_keys"]:
         raise InputError(f"{name} lacks weights of {what}: {sorted(report['missing_keys'])[0]}. Give {what}")
     return model
@@ -128,28 +150,54 @@ def save_model(run: Run, model: Any, tokenizer: Any, name: str = "model") -> Non
     target, partial = run.folder / name, run.folder / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     with writing(target):
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        for file in partial.iterdir():
-            sync(file)
-        shutil.rmtree(target, ignore_errors=True)
-        partial.rename(target)
-        sync(run.folder)
+        try:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            for file in partial.iterdir():
+                sync(file)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync(run.folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def make_room(file: Path) -> None:
+    """The folder that `file` is to be written to."""
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def fitting(items: Sequence[Any], longest: int, what: str, lengths: Sequence[int], extra: int = 0) -> list[Any]:
     """The items that fit into the model's context; how many do not is said, and that they are left out."""
     kept = [item for item, n in zip(items, lengths, strict=True) if n + extra <= longest]
+    beside = f" allows beside {extra} new ones" if extra else ""
+    limit = f"are longer than the model's context of {longest} tokens{beside}"
     if not kept:
-        raise InputError(
-            f"all {len(items)} {what} are longer than the model's context of {longest} tokens: use shorter ones, or a "
-            "model with a longer context"
-        )
-    if len(kept) < len(items):
-        print(
-            f"{len(items) - len(kept)} of {len(items)} {what} are longer than the context of {longest} tokens: left out"
-        )
+        fewer = "fewer new tokens, " if extra else ""
+        raise InputError(f"all {len(items)} {what} {limit}: use shorter ones, {fewer}or a model with a longer context")
+    if left_out := len(items) - len(kept):
+        print(f"{left_out} of {len(items)} {what} {limit}: left out")
     return kept
+
+
+def split(
+    dataset: data.Dataset,
+    found: Sequence[Any],
+    lengths: Sequence[int],
+    longest: int,
+    what: str,
+    held_out: float,
+    seed: int,
+) -> tuple[list[Any], list[Any]]:
+    """(train, held out) of what fits into the context, as tokens: `found` is what the records are. 0 holds out none."""
+    pairs = fitting(list(zip(dataset.records, found, strict=True)), longest, what, lengths)
+    if held_out == 0:
+        return [tokens for _, tokens in pairs], []
+    tokens_of = dict(pairs)
+    kept = dataclasses.replace(dataset, records=tuple(record for record, _ in pairs))
+    train, test = data.split_dataset(kept, held_out, seed)
+    return [tokens_of[record] for record in train.records], [tokens_of[record] for record in test.records]
 
 
 def with_lora(model: Any, rank: int) -> Any:

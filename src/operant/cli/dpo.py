@@ -33,6 +33,8 @@ class Options:
 
 
 def run(options: Options, resume: bool) -> None:
+    if not common.pending(options.out, resume):
+        return
     common.begin(options.machine)
     causal, bpe = common.load_causal(options.model)
     dataset = data.load(options.data, kind="ranking", columns=options.columns or None)
@@ -50,16 +52,15 @@ def run(options: Options, resume: bool) -> None:
         reference = LanguageModel(frozen(common.load_causal(options.model)[0]))
     policy = LanguageModel(causal)
     machine = common.settle(options.machine, policy)
-    folder = common.start(dataclasses.replace(options, machine=machine), "dpo", resume)
-    if folder is None:
-        return
     policy.dtype = machine.dtype
     if reference is not None:
         reference.dtype = machine.dtype
     state = algorithm.init(policy, reference, comparisons, options.dpo, machine.seed)
+    folder = common.start(dataclasses.replace(options, machine=machine), "dpo", resume)
     folder.restore(state)
-    total = algorithm.steps(state, options.dpo)
-    folder.follow(state, algorithm.train(state, options.dpo), total, show=("rewards/accuracies", "rewards/margins"))
+    metrics, total = algorithm.train(state, options.dpo), algorithm.steps(state, options.dpo)
+    shown = ("rewards/accuracies", "rewards/margins")
+    folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=shown)
     common.save_model(folder, common.merged(policy.model), bpe)
     last = common.last_metrics(folder)
     folder.finish({name: x for name, x in last.items() if not name.startswith("time/")})

@@ -7,14 +7,14 @@ from typing import Any
 
 from operant.cli import common
 from operant.cli.reward import accuracy, size
+from operant.cli.rlhf import find_reward
 from operant.core.errors import InputError
 from operant.core.statistics import win_rate
 from operant.experiment.files import atomic_write
 from operant.text import data
 from operant.text.language_model import LanguageModel, context_limit
-from operant.text.rewards import function_reward, load_function, model_reward
 from operant.text.sampling import sample
-from operant.text.tokenizer import stop_ids, tokenize
+from operant.text.tokenizer import encode_prompt, stop_ids, tokenize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,43 +51,44 @@ class Options:
 
 def run(options: Options, resume: bool) -> None:
     common.begin(common.Machine(options.seed))
-    if options.reward is not None:
-        found = test_reward_model(options)
-    elif options.model and options.against and options.judge:
-        found = compare(options)
+    if options.reward and not (options.model or options.against or options.judge):
+        found = test_reward_model(options, options.reward)
+    elif options.model and options.against and options.judge and not options.reward:
+        found = compare(options, options.model, options.against, options.judge)
     else:
         raise InputError("give --reward to test a reward model, or --model, --against and --judge for a win rate")
     if options.out is not None:
+        common.make_room(options.out)
         atomic_write(options.out, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 
 
-def test_reward_model(options: Options) -> dict[str, Any]:
-    assert options.reward is not None
-    model, bpe = common.load_reward(options.reward)
+def test_reward_model(options: Options, name: str) -> dict[str, Any]:
+    model, bpe = common.load_reward(name)
     dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
     print(dataset.describe())
     judgements: list[Any] = [tokenize(bpe, record) for record in dataset.records]
     judgements = common.fitting(judgements, context_limit(model.model), "judgements", [size(j) for j in judgements])
-    return accuracy(model, judgements)
+    if not (found := accuracy(model, judgements)):
+        raise InputError(f"every judgement in {options.data} is a tie: there is nothing to be right about")
+    return found
 
 
-def compare(options: Options) -> dict[str, Any]:
+def compare(options: Options, model: str, against: str, judge: str) -> dict[str, Any]:
     """Both models answer every prompt once; the judge's higher score wins."""
-    scores, judged_by = [], options.judge or ""
-    for name in (options.model or "", options.against or ""):
-        causal, bpe = common.load_causal(name)
-        prompts = common.read_prompts(options.data, options.columns, bpe, context_limit(causal), options.max_new_tokens)
-        if ":" in judged_by:
-            judge = function_reward(load_function(judged_by), bpe)
-        else:
-            model, own = common.load_reward(judged_by)
-            common.check_same_tokenizer(bpe, own, judged_by)
-            judge = model_reward(model)
+    players = [common.load_causal(name) for name in (model, against)]
+    judges = [find_reward(judge, bpe) for _, bpe in players]
+    dataset = data.load(options.data, kind="prompt", columns=options.columns or None)
+    print(dataset.describe())
+    prompts = [[encode_prompt(bpe, record.prompt) for _, bpe in players] for record in dataset.records]
+    longest = min(*(context_limit(causal) for causal, _ in players), *(limit for _, _, limit in judges))
+    lengths = [max(map(len, both)) for both in prompts]
+    prompts = common.fitting(prompts, longest, "prompts", lengths, options.max_new_tokens)
+    scores = []
+    for (causal, bpe), (reward, _, _), ids in zip(players, judges, zip(*prompts, strict=True), strict=True):
         policy = LanguageModel(causal, temperature=options.temperature)
-        scores.append(
-            judge(sample(policy, prompts, stop_ids(bpe, causal), options.max_new_tokens, greedy=options.greedy))
-        )
+        stop = stop_ids(bpe, causal)
+        scores.append(reward(sample(policy, ids, stop, options.max_new_tokens, greedy=options.greedy)))
     ours, theirs = scores
     wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
     rate = win_rate(wins, losses, len(ours) - wins - losses)

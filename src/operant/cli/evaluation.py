@@ -12,6 +12,7 @@ import torch
 
 from operant.cli import common
 from operant.core.divergences import kl_estimate
+from operant.core.errors import InputError
 from operant.core.statistics import bootstrap_mean, pair_accuracy
 from operant.experiment.files import atomic_write
 from operant.text import almanac, data
@@ -101,7 +102,9 @@ def sample_comparisons(options: Any) -> None:
     ranks = [r["ranks"] for r in records]
     pairs = len(records) * k * (k - 1) // 2
     tied = sum(r[a] == r[b] for r in ranks for a in range(k) for b in range(a))
-    usable = [r for r in records if all(r["responses"])]
+    usable = [r for r in records if all(answer.strip() for answer in r["responses"])]
+    if not usable:
+        raise InputError("the SFT model gives empty answers to every question: pretrain or fine-tune longer")
     write_jsonl(files / "judgements.jsonl", usable)
     write_jsonl(files / "comparisons.jsonl", usable)
     figures = {
@@ -185,6 +188,10 @@ def evaluate(options: Any) -> None:
     judge = Judge(options, bpe)
     held_out = data.load(options.out / "data" / "evaluation.jsonl", kind="prompt")
     prompts = [record.prompt for record in held_out.records]
+    before = almanac.TRUTHFUL if judge.questions else ""
+    lengths = [len(encode_prompt(bpe, before + p)) for p in prompts]
+    longest, room = context_limit(reference), options.sampling.max_new_tokens
+    prompts = common.fitting(prompts, longest, "prompts for evaluation", lengths, room)
     clusters, exposures = prompts, None
     if judge.questions:
         clusters = [judge.questions[p].town for p in prompts]

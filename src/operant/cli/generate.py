@@ -80,6 +80,7 @@ def run(options: Options, resume: bool) -> None:
         for p, r in zip(repeated, responses, strict=True)
     ]
     if options.out is not None:
+        common.make_room(options.out)
         atomic_write(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
         print(f"{len(found)} responses in {options.out}")
         return

@@ -1,6 +1,7 @@
 """`operant COMMAND`: the table of commands, and how their errors reach a person."""
 
 import importlib
+import os
 import sys
 
 COMMANDS = {
@@ -54,18 +55,20 @@ def main(argv: list[str] | None = None) -> None:
 
         options, resume = parse(module.Options, name, rest)
         module.run(options, resume)
+        sys.stdout.flush()
     except InputError as error:
         _fail(str(error), 2)
     except Diverged as error:
         _fail(str(error), 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # whoever read the output has gone; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"operant: {message}", file=sys.stderr)
+    print(f"operant: {' '.join(message.splitlines())}", file=sys.stderr)
     raise SystemExit(code)
 
 

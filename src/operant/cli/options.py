@@ -2,9 +2,11 @@
 
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,27 +16,56 @@ from operant.core.errors import InputError
 
 T = TypeVar("T")
 
+MAY_BE_0 = {"seed", "threads", "checkpoint_every", "lora", "feed_forward", "micro_batch", "unknown_pages"}
+"""Whole numbers that may be 0; all others are 1 or more."""
+MAY_BE_NEGATIVE = {"missing_stop_score"}
+SHARES = {"warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing"}
+"""Numbers that are 1 or less."""
+
+NONE = tyro.constructors.ConstructorRegistry()
+"""Flags say none as TOML files do."""
+
+
+@NONE.primitive_rule
+def _none(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[None] | None:
+    if info.type is not types.NoneType:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="{none}",
+        instance_from_str=lambda _: None,
+        is_instance=lambda value: value is None,
+        str_from_instance=lambda _: ["none"],
+        choices=("none", "None"),
+    )
+
 
 def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool]:
-    """(options, whether to resume). `--config FILE.toml` stands below the flags; `--resume` takes the run's own."""
+    """(options, whether to resume). `--config FILE.toml` gives values below the flags; `--resume` takes the run's own.
+
+    A field with metadata {"saved": False} is a wish of this call and no setting of the run.
+    """
     arguments, config = _take(arguments, "--config")
     resume = "--resume" in arguments
     if resume:
         arguments.remove("--resume")
-        out = _take(list(arguments), "--out")[1]
+        out = _take(arguments, "--out")[1]
         if out is None:
             raise InputError("--resume continues the run in --out FOLDER: say which folder")
+        if config is not None:
+            raise InputError("--resume goes on with the settings in the run's own config.toml: leave --config out")
         config = str(Path(out) / "config.toml")
         if not Path(config).is_file():
             raise InputError(f"there is no run to resume in {out}: it has no config.toml; start it without --resume")
     default = None
     if config is not None:
         values = read_toml(Path(config))
-        ran = values.pop("run", {}).get("algorithm", command)
-        if ran != command:
-            raise InputError(f"{config} belongs to a run of {ran}, not of {command}; use operant {ran}")
-        if not resume and "--out" not in " ".join(arguments):
-            values.pop("out", None)
+        if isinstance(values.get("run"), dict):
+            ran = values.pop("run").get("algorithm", command)
+            if ran != command:
+                raise InputError(f"{config} belongs to a run of {ran}, not of {command}; use operant {ran}")
+        if resume:
+            values["out"] = out  # the folder may have been moved
         default = build(options, values, config)
     parsed = tyro.cli(
         options,
@@ -43,12 +74,39 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
         prog=f"operant {command}",
         config=(tyro.conf.FlagConversionOff,),
         use_underscores=False,
+        registry=NONE,
     )
-    if resume and default is not None and parsed != default:
+    if resume and parsed != dataclasses.replace(cast(Any, default), **_wishes(parsed)):
         raise InputError(
             "a resumed run goes on with the settings in its config.toml; leave other options out, or start a new --out"
         )
+    check_numbers(parsed)
     return cast(T, parsed), resume
+
+
+def _wishes(options: Any) -> dict[str, Any]:
+    """What is not a setting of the run."""
+    return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if not f.metadata.get("saved", True)}
+
+
+def check_numbers(options: Any, prefix: str = "") -> None:
+    """Raise `InputError` for a number that no algorithm can use, the same for all commands."""
+    for field in dataclasses.fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{prefix}{name}.")
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        needed = None
+        if isinstance(value, int) and value < (name not in MAY_BE_0):
+            needed = "a whole number, 0 or more" if name in MAY_BE_0 else "a whole number, 1 or more"
+        elif math.isnan(value) or (value < 0 and name not in MAY_BE_NEGATIVE):
+            needed = "a number, 0 or more" if name not in MAY_BE_NEGATIVE else "a number"
+        elif value > 1 and name in SHARES:
+            needed = "a number between 0 and 1"
+        if needed:
+            raise InputError(f"{prefix}{name} is {value}: give {needed}")
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
@@ -73,6 +131,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"the settings file {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"the settings file {path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no TOML: {error}") from None
 
@@ -82,6 +142,8 @@ def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "") -
 
     Fields without a default that are not given stay open, for the flags to fill.
     """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: {prefix.rstrip('.')} is {values!r}; it must be a table of settings")
     hints = typing.get_type_hints(kind)
     known = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     for name in values:
@@ -91,43 +153,57 @@ def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "") -
             raise InputError(f"{where}: there is no setting {prefix}{name}; {hint}")
     made: dict[str, Any] = {}
     for name, field in known.items():
-        inner = _dataclass_of(hints[name])
-        if inner is not None:
-            made[name] = build(inner, values.get(name, {}), where, f"{prefix}{name}.")
+        if dataclasses.is_dataclass(hints[name]):
+            made[name] = build(hints[name], values.get(name, {}), where, f"{prefix}{name}.")  # pyright: ignore
         elif name in values:
-            made[name] = _converted(values[name], hints[name], f"{where}: {prefix}{name}")
+            try:
+                made[name] = _fit(values[name], hints[name])
+            except TypeError:
+                needed = _words(hints[name])
+                raise InputError(f"{where}: {prefix}{name} is {values[name]!r}; it must be {needed}") from None
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             made[name] = tyro.MISSING
     return kind(**made)
 
 
-def _dataclass_of(hint: Any) -> type | None:
-    if typing.get_origin(hint) is typing.Annotated:
-        hint = typing.get_args(hint)[0]
-    return hint if dataclasses.is_dataclass(hint) and isinstance(hint, type) else None
-
-
-def _converted(value: Any, hint: Any, where: str) -> Any:
-    """`value` as what `hint` asks for: TOML has no paths, tuples or optional values."""
-    if typing.get_origin(hint) is typing.Annotated:
-        hint = typing.get_args(hint)[0]
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    choices = typing.get_args(hint) if union else (hint,)
-    if value == "none" and types.NoneType in choices:
+def _fit(value: Any, hint: Any) -> Any:
+    """`value` as what `hint` asks for: TOML has no paths, tuples or optional values. TypeError if it is none."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for choice in sorted(inner, key=lambda x: x is not types.NoneType):  # "none" is a text as well
+            with suppress(TypeError):
+                return _fit(value, choice)
+    elif origin is typing.Literal and value in inner:
+        return value
+    elif origin is tuple and isinstance(value, list):
+        kinds = [inner[0]] * len(value) if inner[1:] == (...,) else inner
+        if len(kinds) == len(value):
+            return tuple(map(_fit, value, kinds))
+    elif origin is dict and isinstance(value, dict):
+        return {key: _fit(x, inner[1]) for key, x in value.items()}
+    elif hint is types.NoneType and value == "none":
         return None
-    for choice in choices:
-        origin = typing.get_origin(choice) or choice
-        if origin is typing.Literal and value in typing.get_args(choice):
-            return value
-        if origin is Path and isinstance(value, str):
-            return Path(value)
-        if origin is tuple and isinstance(value, list):
-            return tuple(value)
-        if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        if origin in (int, str, bool, list, dict) and type(value) is origin:
-            return value
-    raise InputError(f"{where} is {value!r}, which does not fit {getattr(hint, '__name__', hint)}")
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
+    elif hint is float and type(value) in (int, float):
+        return float(value)
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise TypeError
+
+
+def _words(hint: Any) -> str:
+    """What a setting must be, for a person."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, inner))
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, inner))
+    if origin is tuple:
+        count = "" if inner[1:] == (...,) else f"{len(inner)} values, "
+        return f"a list: {count}each {_words(inner[0])}"
+    plain = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: '"none"', Path: "a path"}
+    return plain.get(hint, "a table of texts" if origin is dict else "a text in quotes")
 
 
 def as_dict(options: Any) -> dict[str, Any]:
@@ -135,12 +211,14 @@ def as_dict(options: Any) -> dict[str, Any]:
     found = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
+        if field.name in _wishes(options):
+            continue
         if dataclasses.is_dataclass(value):
             found[field.name] = as_dict(value)
         elif value is None:
             found[field.name] = "none"
+        elif isinstance(value, tuple):
+            found[field.name] = [str(x) if isinstance(x, Path) else x for x in value]
         else:
-            found[field.name] = (
-                str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            )
+            found[field.name] = str(value) if isinstance(value, Path) else value
     return found

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from operant.algorithms.preference import pretrain as algorithm
 from operant.cli import common
+from operant.core.errors import InputError
 from operant.core.shuffle import Shuffle
 from operant.text import data, tokenizer
 from operant.text.language_model import LanguageModel, small_model
@@ -66,14 +67,29 @@ def documents(bpe: Any, found: Sequence[str], block: int) -> list[Example]:
     return algorithm.documents(bpe(list(found), add_special_tokens=False)["input_ids"], bpe.eos_token_id, block)
 
 
+def check_shape(shape: Shape) -> None:
+    """Raise `InputError` for a shape that no model can have."""
+    if shape.width % (2 * shape.heads):
+        raise InputError(
+            f"a width of {shape.width} cannot be shared by {shape.heads} heads: give a multiple of {2 * shape.heads}"
+        )
+    if shape.context < 2:
+        raise InputError(f"the context is {shape.context}: a token and the one that follows it need 2")
+
+
 def run(options: Options, resume: bool) -> None:
+    if not common.pending(options.out, resume):
+        return
     common.begin(options.machine)
+    check_shape(options.shape)
     found = texts(options.data)
     if options.tokenizer:
         bpe = tokenizer.load_tokenizer(options.tokenizer)
     else:
         bpe = tokenizer.train_tokenizer([*found, *texts(options.tokenizer_data)], options.vocabulary)
     rows = documents(bpe, found, min(options.pretrain.block, options.shape.context - 1))
+    if len(rows) < 2:
+        raise InputError(f"{' '.join(options.data)} holds one short text: one row is held out, give at least one more")
     tokens = sum(len(row.response) for row in rows)
     s = options.shape
     policy = LanguageModel(small_model(len(bpe), s.width, s.layers, s.heads, s.context, s.feed_forward).to(device()))
@@ -84,18 +100,16 @@ def run(options: Options, resume: bool) -> None:
     policy.model.config.pad_token_id = bpe.pad_token_id
     machine = common.settle(options.machine, policy)
     options = dataclasses.replace(options, machine=machine)
-    folder = common.start(options, "pretrain", resume)
-    if folder is None:
-        return
     policy.dtype = machine.dtype
     order = Shuffle(len(rows), machine.seed).take(len(rows))
     held_out, train = order[: max(len(rows) // 100, 1)], order[max(len(rows) // 100, 1) :]
     state = algorithm.init(policy, [rows[i] for i in train], options.pretrain, machine.seed)
+    folder = common.start(options, "pretrain", resume)
     folder.restore(state)
     size = sum(p.numel() for p in policy.model.parameters())
     print(f"{size / 1e6:.2f}M parameters, {tokens:,} tokens, {machine.threads} threads, {machine.dtype}")
-    metrics = algorithm.train(state, options.pretrain)
-    folder.follow(state, metrics, algorithm.steps(state, options.pretrain), show=("loss/language_model",))
+    metrics, total = algorithm.train(state, options.pretrain), algorithm.steps(state, options.pretrain)
+    folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=("loss/language_model",))
     loss = algorithm.loss_of(policy, [rows[i] for i in held_out], options.pretrain)
     common.save_model(folder, policy.model, bpe)
     folder.finish({"parameters": size, "tokens": tokens, "held_out_loss": loss})

@@ -9,6 +9,7 @@ from tyro.conf import OmitArgPrefixes
 
 from operant.algorithms.preference import reward_model
 from operant.cli import common
+from operant.core.errors import InputError
 from operant.core.statistics import win_rate
 from operant.text import data
 from operant.text.language_model import LanguageModel, RewardModel, context_limit, reward_model_from
@@ -31,7 +32,7 @@ class Options:
     demonstrations: str | None = None
     """Responses that shall score 0 on average; without it, the responses in the data."""
     held_out: float = 0.1
-    """Share of prompts that is kept for the accuracy."""
+    """Share of prompts that is kept for the accuracy; 0 keeps none."""
     reward: OmitArgPrefixes[reward_model.Config] = dataclasses.field(default_factory=reward_model.Config)
     machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
 
@@ -57,46 +58,47 @@ def accuracy(model: RewardModel, judgements: list[Any]) -> dict[str, Any]:
 
 
 def run(options: Options, resume: bool) -> None:
+    if not common.pending(options.out, resume):
+        return
     common.begin(options.machine)
     causal, bpe = common.load_causal(options.model)
     dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
     print(dataset.describe())
-    train, test = data.split_dataset(dataset, options.held_out, options.machine.seed)
-    longest = context_limit(causal)
-
-    def judgements(part: data.Dataset) -> list[Any]:
-        found = [tokenize(bpe, record) for record in part.records]
-        return common.fitting(found, longest, "judgements", [size(j) for j in found]) if found else []
-
-    train_judgements, test_judgements = judgements(train), judgements(test)
+    found: list[Comparison | Judgement] = [tokenize(bpe, record) for record in dataset.records]
+    longest, seed = context_limit(causal), options.machine.seed
+    train, test = common.split(dataset, found, list(map(size, found)), longest, "judgements", options.held_out, seed)
     if options.demonstrations:
         shown = data.load(options.demonstrations, kind="demonstration")
-        anchors = [tokenize(bpe, record) for record in shown.records]
+        anchors: list[Example] = [tokenize(bpe, record) for record in shown.records]
+        lengths = [len(e.prompt) + len(e.response) for e in anchors]
+        anchors = common.fitting(anchors, longest, "demonstrations", lengths)
+        if len(anchors) < 2:
+            raise InputError(
+                f"{options.demonstrations}: the scale of the score is set on demonstrations, give 2 or more"
+            )
     else:
         anchors = [
             Example(j.prompt, r)
-            for j in train_judgements[:500]
+            for j in train[:500]
             for r in (j.responses if isinstance(j, Comparison) else [j.response])
         ]
     machine = common.settle(options.machine, LanguageModel(causal))
-    folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume)
-    if folder is None:
-        return
     torch.manual_seed(machine.seed)
     model = reward_model_from(causal)
     model.model.config.pad_token_id = bpe.pad_token_id
     model.dtype = machine.dtype
-    state = reward_model.init(model, train_judgements, options.reward, machine.seed)
+    state = reward_model.init(model, train, options.reward, machine.seed)
+    folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume)
     folder.restore(state)
-    total = reward_model.steps(state, options.reward)
-    folder.follow(state, reward_model.train(state, options.reward), total, show=("rewards/accuracies",))
+    metrics, total = reward_model.train(state, options.reward), reward_model.steps(state, options.reward)
+    folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=("rewards/accuracies",))
     gain, offset = reward_model.normalise(model, anchors)
-    summary = {"judgements": len(train_judgements), "gain": gain, "offset": offset}
-    if test_judgements:
-        summary["held_out"] = accuracy(model, test_judgements)
+    summary: dict[str, Any] = {"judgements": len(train), "gain": gain, "offset": offset}
+    if test:
+        summary["held_out"] = accuracy(model, test)
     common.save_model(folder, model.model, bpe)
     folder.finish(summary)
     if summary.get("held_out"):
-        found = summary["held_out"]["accuracy"]
-        print(f"accuracy on held-out pairs {found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})")
+        right = summary["held_out"]["accuracy"]
+        print(f"accuracy on held-out pairs {right['mean']:.3f} ({right['low']:.3f} to {right['high']:.3f})")
     print(f"the reward model is in {folder.folder / 'model'}")

@@ -1,9 +1,10 @@
 """`operant rlhf`, and what `operant rloo` and `operant grpo` share with it: improve a model against a reward."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tyro.conf import OmitArgPrefixes
@@ -35,7 +36,7 @@ class World:
     """Sampling temperature, part of the policy everywhere; no top-k or top-p: they would falsify the log-probs."""
     missing_stop_score: float | None = -1.0
     """Score of an answer that did not end, in place of its own; none = its own score."""
-    decoding_dtype: str = "auto"
+    decoding_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the weights while sampling; auto = measured."""
     measure: str | None = None
     """A Python function that is logged beside the reward and never optimised."""
@@ -79,11 +80,16 @@ def improve(
         raise InputError(f'the value function is "separate" or "shared", not {value!r}')
     if config.ptx_coefficient and not ptx_data:
         raise InputError("--ptx-coefficient mixes in pretraining text: say which with --ptx-data")
+    if ptx_data and not config.ptx_coefficient:
+        raise InputError("--ptx-data mixes in pretraining text: say how much with --ptx-coefficient, such as 1")
+    if not common.pending(options.out, resume):
+        return
     common.begin(options.machine)
     w = options.world
     causal, bpe = common.load_causal(options.model)
-    prompts = common.read_prompts(w.prompts, w.columns, bpe, context_limit(causal), w.max_new_tokens)
-    reward, reward_trunk = find_reward(w.reward, bpe)
+    reward, reward_trunk, limit = find_reward(w.reward, bpe)
+    longest = min(context_limit(causal), limit)
+    prompts = common.read_prompts(w.prompts, w.columns, bpe, longest, w.max_new_tokens)
     reference = None
     if options.lora:
         causal = common.with_lora(causal, options.lora)
@@ -93,9 +99,6 @@ def improve(
     machine = common.settle(options.machine, policy)
     dtype = fastest_decoding_dtype(causal) if w.decoding_dtype == "auto" else w.decoding_dtype
     options = dataclasses.replace(options, machine=machine, world=dataclasses.replace(w, decoding_dtype=dtype))
-    folder = common.start(options, command, resume)
-    if folder is None:
-        return
     torch.manual_seed(machine.seed)
     policy.dtype = machine.dtype
     if reference is not None:
@@ -114,9 +117,10 @@ def improve(
     )  # fmt: skip
     text = documents(bpe, texts(ptx_data), config.ptx_block) if ptx_data else []
     state = algorithm.init(policy, reference, world, config, text, machine.seed)
+    metrics, shown = train(state, config), ("objective/score", "objective/kl")
+    folder = common.start(options, command, resume)
     folder.restore(state)
-    shown = ("objective/score", "objective/kl")
-    folder.follow(state, train(state, config), config.iterations, show=shown)
+    folder.follow(state, metrics, config.iterations, every_steps=machine.checkpoint_every, show=shown)
     common.save_model(folder, common.merged(policy.model), bpe)
     if policy.value is not None and hasattr(policy.value, "model"):
         common.save_model(folder, policy.value.model, bpe, "value")
@@ -126,10 +130,10 @@ def improve(
     print(f"score {score:.3f} at KL {kl:.3f}; the model is in {folder.folder / 'model'}")
 
 
-def find_reward(name: str, bpe: Any) -> tuple[Reward, Callable[[], Any] | None]:
-    """(the reward, how to make a value model from it): a Python function has no trunk to start a value from."""
+def find_reward(name: str, bpe: Any) -> tuple[Reward, Callable[[], Any] | None, int]:
+    """(the reward, how to make a value model from it, its context): a Python function has no trunk and no limit."""
     if ":" in name:
-        return function_reward(load_function(name), bpe), None
+        return function_reward(load_function(name), bpe), None, sys.maxsize
     model, own = common.load_reward(name)
     common.check_same_tokenizer(bpe, own, name)
-    return model_reward(frozen(model)), lambda: common.load_reward(name)[0]
+    return model_reward(frozen(model)), lambda: common.load_reward(name)[0], context_limit(model.model)

@@ -25,7 +25,7 @@ class Options:
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     """Names of columns that are not recognised, as role column: prompt question response answer."""
     held_out: float = 0.05
-    """Share of prompts that is kept for the final loss."""
+    """Share of prompts that is kept for the final loss; 0 keeps none."""
     lora: int = 0
     """Rank of LoRA adapters; 0 trains all weights."""
     sft: OmitArgPrefixes[algorithm.Config] = dataclasses.field(default_factory=algorithm.Config)
@@ -33,34 +33,30 @@ class Options:
 
 
 def run(options: Options, resume: bool) -> None:
+    if not common.pending(options.out, resume):
+        return
     common.begin(options.machine)
     model, bpe = common.load_causal(options.model)
     dataset = data.load(options.data, kind=("demonstration", "chat"), columns=options.columns or None)
     print(dataset.describe())
-    train, test = data.split_dataset(dataset, options.held_out, options.machine.seed)
-
-    def examples(part: data.Dataset) -> list[Example]:
-        found = [tokenize(bpe, record) for record in part.records]
-        lengths = [len(e.prompt) + len(e.response) for e in found]
-        return common.fitting(found, context_limit(model), "demonstrations", lengths) if found else []
-
-    train_examples, test_examples = examples(train), examples(test)
+    found: list[Example] = [tokenize(bpe, record) for record in dataset.records]
+    lengths = [len(e.prompt) + len(e.response) for e in found]
+    train, test = common.split(
+        dataset, found, lengths, context_limit(model), "demonstrations", options.held_out, options.machine.seed
+    )
     if options.lora:
         model = common.with_lora(model, options.lora)
     policy = LanguageModel(model)
     machine = common.settle(options.machine, policy)
-    folder = common.start(dataclasses.replace(options, machine=machine), "sft", resume)
-    if folder is None:
-        return
     policy.dtype = machine.dtype
-    state = algorithm.init(policy, train_examples, options.sft, machine.seed)
+    state = algorithm.init(policy, train, options.sft, machine.seed)
+    folder = common.start(dataclasses.replace(options, machine=machine), "sft", resume)
     folder.restore(state)
-    folder.follow(
-        state, algorithm.train(state, options.sft), algorithm.steps(state, options.sft), show=("loss/language_model",)
-    )
-    summary: dict[str, float] = {"demonstrations": len(train_examples)}
-    if test_examples:
-        summary["held_out_loss"] = algorithm.loss_of(policy, test_examples, options.sft)
+    metrics, total = algorithm.train(state, options.sft), algorithm.steps(state, options.sft)
+    folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=("loss/language_model",))
+    summary: dict[str, float] = {"demonstrations": len(train)}
+    if test:
+        summary["held_out_loss"] = algorithm.loss_of(policy, test, options.sft)
     common.save_model(folder, common.merged(policy.model), bpe)
     folder.finish(summary)
     print(f"{summary}; the model is in {folder.folder / 'model'}")

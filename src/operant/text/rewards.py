@@ -24,7 +24,7 @@ TextReward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @torch.no_grad()
-def score(model: RewardModel, context: Context, budget: int = 8192) -> Float[Tensor, "B T"]:
+def score(model: RewardModel, context: Context, budget: int = 2048) -> Float[Tensor, "B T"]:
     """The reward model's scalar at every place of `context`, some `budget` tokens at a time."""
     scores = torch.zeros(context.place.shape, device=context.place.device)
     for index in micro_batches(context.extent, budget):

@@ -15,7 +15,7 @@ from operant.text.sampling import Samples, check_prompts, decoding_copy, sample
 
 
 @torch.no_grad()
-def evaluate(policy: LanguageModel, context: Context, action: Tensor, budget: int = 8192) -> Evaluation:
+def evaluate(policy: LanguageModel, context: Context, action: Tensor, budget: int = 2048) -> Evaluation:
     """`policy.evaluate` without gradients, some `budget` tokens at a time."""
     whole = Evaluation(*(torch.zeros(action.shape, device=action.device) for _ in range(3)))
     for index in micro_batches(context.extent, budget):

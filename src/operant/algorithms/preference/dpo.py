@@ -38,8 +38,8 @@ class Config:
     """Passes over the comparisons."""
     batch: int = 16
     """Prompts in a step."""
-    micro_batch: int = 8192
-    """Tokens that go through the network at once, padding included."""
+    micro_batch: int = 1024
+    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
     reference_beta: float = 0.1
     """β: how dear distance to the reference is."""
     objective: Literal["dpo", "ipo"] = "dpo"

@@ -46,8 +46,8 @@ class Config(ppo.Config):
     """Passes over each rollout."""
     minibatch: int = 64
     """Responses in a minibatch."""
-    micro_batch: int = 8192
-    """Tokens that go through the network at once, padding included."""
+    micro_batch: int = 1024
+    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
     learning_rate: float = 3e-4
     """Peak step size of Adam."""
     schedule: Schedule = "constant"

@@ -9,79 +9,90 @@ import pytest
 
 from operant.cli.main import main
 
-THINGS = ["sky", "sea", "grass", "snow", "coal", "rust", "sand", "plum", "rose", "moss", "clay", "milk"]
-COLOURS = ["blue", "green", "white", "black", "red", "brown"]
-FACTS = {thing: COLOURS[i % len(COLOURS)] for i, thing in enumerate(THINGS)}
-PROMPTS = [f"The {thing} is" for thing in THINGS] + [f"Now the {thing} is" for thing in THINGS]
-
 MACHINE = ["--threads", "1", "--dtype", "float32"]
 SHAPE = ["--width", "16", "--layers", "1", "--heads", "2", "--context", "48", "--vocabulary", "300"]
+COLOURS = ["blue", "green", "white", "black", "red", "brown"]
+THINGS = ["sky", "sea", "grass", "snow", "coal", "rust", "sand", "plum", "rose", "moss", "clay", "milk"]
 
 
-def answer(prompt: str) -> str:
-    return f" {FACTS[prompt.split()[-2]]}."
+class World:
+    """A folder of data in every form that the commands read: what colour twelve things have."""
 
+    prompts = tuple(f"{start} {thing} is" for start in ("The", "Now the") for thing in THINGS)
 
-def other(prompt: str, by: int = 1) -> str:
-    return f" {COLOURS[(COLOURS.index(FACTS[prompt.split()[-2]]) + by) % len(COLOURS)]}."
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        answer, other, prompts = self.answer, self.other, self.prompts
+        self.write(folder / "text.jsonl", [{"text": p + answer(p)} for p in prompts * 3])
+        self.write(folder / "demonstrations.jsonl", [{"prompt": p, "response": answer(p)} for p in prompts * 2])
+        self.write(folder / "prompts.jsonl", [{"prompt": p} for p in prompts])
+        pairs = [{"prompt": p, "chosen": answer(p), "rejected": other(p)} for p in prompts]
+        self.write(folder / "pairs.jsonl", pairs)
+        ranked = [
+            {"prompt": p, "responses": [other(p), answer(p), other(p, 2), " I do not know."], "ranks": [3, 1, 3, 2]}
+            for p in prompts
+        ]
+        self.write(folder / "rankings.jsonl", ranked)
+        judged = [(p, r, good) for p in prompts for r, good in ((answer(p), 1), (other(p), 0))]
+        thumbs = [{"prompt": p, "response": r, "label": good} for p, r, good in judged]
+        self.write(folder / "thumbs.jsonl", thumbs)
+        (folder / "functions.py").write_text(
+            "def short(prompts, responses):\n    return [-0.1 * len(r) for r in responses]\n\n"
+            "def vowels(prompts, responses):\n    return [sum(c in 'aeiou' for c in r) / 4 for r in responses]\n"
+        )
 
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
 
-def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    return path
+    @staticmethod
+    def answer(prompt: str, by: int = 0) -> str:
+        return f" {COLOURS[(THINGS.index(prompt.split()[-2]) + by) % len(COLOURS)]}."
 
+    @classmethod
+    def other(cls, prompt: str, by: int = 1) -> str:
+        """An answer that is wrong."""
+        return cls.answer(prompt, by)
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    @staticmethod
+    def write(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+        path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+        return path
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of data in every form that the commands read."""
-    folder = tmp_path_factory.mktemp("world")
-    write(folder / "text.jsonl", [{"text": p + answer(p)} for p in PROMPTS * 3])
-    write(folder / "demonstrations.jsonl", [{"prompt": p, "response": answer(p)} for p in PROMPTS * 2])
-    write(folder / "pairs.jsonl", [{"prompt": p, "chosen": answer(p), "rejected": other(p)} for p in PROMPTS])
-    ranked = [
-        {"prompt": p, "responses": [other(p), answer(p), other(p, 2), " I do not know."], "ranks": [3, 1, 3, 2]}
-        for p in PROMPTS
-    ]
-    write(folder / "rankings.jsonl", ranked)
-    thumbs = [
-        {"prompt": p, "response": r, "label": good} for p in PROMPTS for r, good in ((answer(p), 1), (other(p), 0))
-    ]
-    write(folder / "thumbs.jsonl", thumbs)
-    write(folder / "prompts.jsonl", [{"prompt": p} for p in PROMPTS])
-    (folder / "functions.py").write_text(
-        "def short(prompts, responses):\n    return [-0.1 * len(r) for r in responses]\n\n"
-        "def vowels(prompts, responses):\n    return [sum(c in 'aeiou' for c in r) / 4 for r in responses]\n"
-    )
-    return folder
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")
-def pretrained(world: Path) -> Path:
+def pretrained(world: World) -> Path:
     out = world / "pretrained"
-    main(["pretrain", "--data", str(world / "text.jsonl"), "--out", str(out), "--epochs", "20", "--batch", "24"]
-         + ["--learning-rate", "1e-2", *SHAPE, *MACHINE])  # fmt: skip
+    learning = ["--epochs", "20", "--batch", "24", "--learning-rate", "1e-2"]
+    main(["pretrain", "--data", str(world / "text.jsonl"), "--out", str(out), *learning, *SHAPE, *MACHINE])
     return out
 
 
 @pytest.fixture(scope="session")
-def tuned(world: Path, pretrained: Path) -> Path:
+def tuned(world: World, pretrained: Path) -> Path:
     """A model that has learned to answer and to stop."""
     out = world / "tuned"
-    main(["sft", "--model", str(pretrained), "--data", str(world / "demonstrations.jsonl"), "--out", str(out)]
-         + ["--epochs", "10", "--batch", "16", "--learning-rate", "1e-2", "--held-out", "0.1", *MACHINE])  # fmt: skip
+    data = str(world / "demonstrations.jsonl")
+    learning = ["--epochs", "10", "--batch", "16", "--learning-rate", "1e-2", "--held-out", "0.1"]
+    main(["sft", "--model", str(pretrained), "--data", data, "--out", str(out), *learning, *MACHINE])
     return out
 
 
 @pytest.fixture(scope="session")
-def judge(world: Path, tuned: Path) -> Path:
+def judge(world: World, tuned: Path) -> Path:
     """A reward model of the same tokenizer."""
     out = world / "judge"
-    main(["reward", "--model", str(tuned), "--data", str(world / "rankings.jsonl"), "--out", str(out)]
-         + ["--epochs", "6", "--batch", "8", "--learning-rate", "1e-2", *MACHINE])  # fmt: skip
+    learning = ["--epochs", "6", "--batch", "8", "--learning-rate", "1e-2"]
+    data = str(world / "rankings.jsonl")
+    main(["reward", "--model", str(tuned), "--data", data, "--out", str(out), *learning, *MACHINE])
     return out
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import inspect
 import math
 import tomllib
 import types
@@ -72,6 +73,7 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
         args=arguments,
         default=default,
         prog=f"operant {command}",
+        description=_description(options),
         config=(tyro.conf.FlagConversionOff,),
         use_underscores=False,
         registry=NONE,
@@ -82,6 +84,14 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
         )
     check_numbers(parsed)
     return cast(T, parsed), resume
+
+
+def _description(options: Any) -> str:
+    """What the command is for, and the two flags that are no fields."""
+    words = f"{inspect.getdoc(options)}\n\n--config FILE.toml gives settings; flags stand above it."
+    if typing.get_type_hints(options)["out"] is Path:
+        words += " --resume goes on with the run in --out, with its own settings."
+    return words
 
 
 def _wishes(options: Any) -> dict[str, Any]:
@@ -137,10 +147,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is no TOML: {error}") from None
 
 
-def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "") -> T:
+def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "", base: T | None = None) -> T:
     """A dataclass from nested dictionaries; an unknown key is an error that names the nearest known one.
 
-    Fields without a default that are not given stay open, for the flags to fill.
+    What is not given is as in `base`, or has the field's default; without one it stays open, for the flags to fill.
     """
     if not isinstance(values, dict):
         raise InputError(f"{where}: {prefix.rstrip('.')} is {values!r}; it must be a table of settings")
@@ -153,17 +163,25 @@ def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "") -
             raise InputError(f"{where}: there is no setting {prefix}{name}; {hint}")
     made: dict[str, Any] = {}
     for name, field in known.items():
+        plain = _default(field) if base is None else getattr(base, name)
         if dataclasses.is_dataclass(hints[name]):
-            made[name] = build(hints[name], values.get(name, {}), where, f"{prefix}{name}.")  # pyright: ignore
+            plain = None if plain is tyro.MISSING else plain
+            made[name] = build(cast(type, hints[name]), values.get(name, {}), where, f"{prefix}{name}.", plain)
         elif name in values:
             try:
                 made[name] = _fit(values[name], hints[name])
             except TypeError:
                 needed = _words(hints[name])
                 raise InputError(f"{where}: {prefix}{name} is {values[name]!r}; it must be {needed}") from None
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            made[name] = tyro.MISSING
+        else:
+            made[name] = plain
     return kind(**made)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING if field.default is dataclasses.MISSING else field.default
 
 
 def _fit(value: Any, hint: Any) -> Any:

@@ -188,6 +188,45 @@ def gradients(state: ppo.State) -> list[Tensor]:
 ONE_STEP = ppo.Config(iterations=1, rollout=16, epochs=1, minibatch=1000, max_gradient_norm=math.inf)
 
 
+def test_advantages_and_targets_are_those_of_the_definition():
+    """Â_t = δ_t + γ λ Â_{t+1} until the trace is cut, and the critic's target Â_t + v(s_t)."""
+    t = decisions(ActorCritic(4, 2, (8,)))
+    batch = ppo.prepare(t, ppo.Config(gamma=0.9, lambda_=0.8))
+    for row in range(6):
+        following = 0.0
+        for i in reversed(range(5)):
+            ends = t.terminated[row, i].item()
+            delta = t.reward[row, i] - t.value[row, i] + (0 if ends else 0.9 * t.next_value[row, i])
+            following = delta + (0 if ends else 0.9 * 0.8 * following)
+            assert batch.advantage[row, i].item() == pytest.approx(following.item(), abs=1e-5)
+    torch.testing.assert_close(batch.target, batch.advantage + t.value)
+
+
+@pytest.mark.parametrize("objective", ["clip", "kl"])
+def test_the_loss_is_that_of_the_paper(objective):
+    """-surrogate + c_v ½ (v - G)² - c_e H (Schulman et al. 2017, eq. 7 to 9), decision by decision."""
+    config = ppo.Config(objective=objective, clip=0.1, value_coefficient=0.7, entropy_coefficient=0.3)
+    state, batch = given(config)
+    with torch.no_grad():
+        for p in state.policy.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    t, terms = batch.trajectory, []
+    for row, column in t.mask.nonzero().tolist():
+        seen = t.observation[row, column]
+        chosen = torch.distributions.Categorical(logits=state.policy.actor(seen))
+        log_ratio = chosen.log_prob(t.action[row, column]) - t.log_prob[row, column]
+        ratio, advantage = log_ratio.exp().item(), batch.advantage[row, column].item()
+        if objective == "clip":
+            surrogate = min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage)
+        else:
+            surrogate = ratio * advantage - 2.5 * (ratio - 1 - log_ratio.item())
+        error = (state.policy.critic(seen) - batch.target[row, column]).item()
+        terms.append(-surrogate + 0.7 * 0.5 * error**2 - 0.3 * chosen.entropy().item())
+    total, shown = ppo.loss(state.policy, batch, config, 2.5, t.mask.sum())
+    assert shown["policy/clip_fraction"] > 0
+    assert total.item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
+
+
 def test_the_first_step_follows_the_policy_gradient():
     """At ratio 1 the clipped surrogate's gradient is that of -Â log π (Schulman et al. 2017, section 2.1)."""
     config = dataclasses.replace(ONE_STEP, value_coefficient=0.0, entropy_coefficient=0.0, standardize_advantages=False)

@@ -114,6 +114,15 @@ def test_learning_moves_chosen_up_against_rejected():
     assert last["loss/dpo"] < 0.3
 
 
+def test_a_run_of_one_step_learns_with_the_default_schedule():
+    policy, reference = policies()
+    config = dpo.Config(batch=5)
+    before = [p.clone() for p in policy.parameters()]
+    (metrics,) = dpo.train(dpo.init(policy, reference, COMPARISONS, config), config)
+    assert metrics["learning_rate"] > 0.1 * config.learning_rate
+    assert not any(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
 def split(comparison: Comparison) -> list[Comparison]:
     """Each untied pair as a comparison of its own."""
     pairs = itertools.permutations(range(len(comparison.ranks)), 2)

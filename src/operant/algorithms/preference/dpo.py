@@ -180,7 +180,7 @@ def update(state: State, index: Sequence[int], config: Config) -> Metrics:
             yield part
 
     rate = config.learning_rate * scheduled(
-        config.schedule, (state.step + 1) / steps(state, config), config.warmup, config.floor
+        config.schedule, (state.step + 1) / (steps(state, config) + 1), config.warmup, config.floor
     )
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step)
     return {

@@ -158,7 +158,7 @@ def update(state: State, judgements: Sequence[Comparison | Judgement], config: C
             yield part
 
     rate = config.learning_rate * scheduled(
-        config.schedule, (state.step + 1) / steps(state, config), config.warmup, config.floor
+        config.schedule, (state.step + 1) / (steps(state, config) + 1), config.warmup, config.floor
     )
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step, context)
     margin = torch.tensor(margins or [0.0])

@@ -100,7 +100,7 @@ def update(state: State, examples: Sequence[Example], config: Config) -> Metrics
             losses.append(part.detach())
             yield part
 
-    done = (state.step + 1) / steps(state, config)
+    done = (state.step + 1) / (steps(state, config) + 1)
     rate = config.learning_rate * scheduled(config.schedule, done, config.warmup, config.floor)
     norm = descend(state.optimizer, kept(), rate, config.max_gradient_norm, state.step)
     return {

@@ -121,7 +121,7 @@ class Figure:
     """Micro-batch of the peer while losses are compared; it changes memory, not losses."""
     batch: int = 16
     steps: int = 20
-    warmup: int = 2
+    warmup: int = 4
     tolerance: float = 1e-3
 
 

@@ -6,6 +6,7 @@ Options, each given as `--option name=value`:
 
     micro     tokens per forward, padding included (default: 1024, the library's; 0 is the whole batch)
     decoding  PPO: dtype of the weights while sampling (default: the faster one, as the library measures it)
+    reference DPO: precomputed (default) or online, as the peer does it
     source    PPO: sampled (default) or stored: `Workload.stored_rollouts` in place of sampling, to compare losses
 """
 
@@ -21,7 +22,7 @@ import workload as w
 
 def main() -> None:
     args = w.parse_arguments(["sft", "reward", "dpo", "ppo"])
-    settings = {"micro": "1024", "decoding": "auto", "source": "sampled"} | args.options
+    settings = {"micro": "1024", "decoding": "auto", "source": "sampled", "reference": "precomputed"} | args.options
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers.utils import logging
@@ -144,6 +145,10 @@ def dpo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
     state.optimizer = adam(policy, "dpo")
     meter._last, meter._last_cpu = time.perf_counter(), time.process_time()
     for batch in steps(w.batches(list(range(len(pairs))), args.batch), args):
+        if settings["reference"] == "online":
+            scored = dpo.init(policy, reference, [pairs[i] for i in batch], config).reference
+            for i, log_prob in zip(batch, scored, strict=True):
+                state.reference[i] = log_prob
         metrics = dpo.update(state, batch, config)
         tokens = pair_tokens([pairs[i] for i in batch])
         meter.step(metrics["loss/dpo"], tokens, tokens)
@@ -208,7 +213,7 @@ def ppo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
         minibatch=args.batch // w.PPO["minibatches"], micro_batch=int(settings["micro"]),
         learning_rate=w.LEARNING_RATE["ppo"], schedule="constant", gamma=w.PPO["gamma"], lambda_=w.PPO["lambda"],
         clip=w.PPO["clip"], value_clip=w.PPO["value_clip"], value_coefficient=w.PPO["value_coefficient"],
-        reference_beta=w.PPO["kl_coefficient"], max_gradient_norm=w.MAX_GRAD_NORM,
+        reference_beta=w.PPO["kl_coefficient"], max_gradient_norm=float("inf"),
     )  # fmt: skip
     state = rlhf.init(policy, reference, world, config)
     state.ppo.optimizer = adam(policy, "ppo")
@@ -230,14 +235,20 @@ def ppo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
         return norm
 
     ppo.loss, ppo.descend = recorded, stepped
+    updater = ppo.update
+
+    def timed_update(*arguments: Any) -> Any:
+        phases["scoring"] = time.perf_counter() - start - phases["rollout"]
+        return updater(*arguments)
+
+    ppo.update = timed_update
     ended, count, start = 0, 0, time.perf_counter()
     for _ in rlhf.train(state, config):
         samples = world.last
         assert samples is not None
         tokens = sum(map(len, samples.prompts)) + sum(map(len, samples.responses))
-        meter.step(
-            losses[-1], tokens, tokens, rollout=phases["rollout"], rest=time.perf_counter() - start - phases["rollout"]
-        )
+        update = time.perf_counter() - start - phases["rollout"] - phases["scoring"]
+        meter.step(losses[-1], tokens, tokens, **phases, update=update)
         ended, count, start = ended + int(samples.ended.sum()), count + len(samples.ended), time.perf_counter()
     return {"first_losses": losses[:3], "ended_fraction": round(ended / count, 4), "decoding": decoding}
 

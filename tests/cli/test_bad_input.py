@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 
 from operant.cli import common
 from operant.experiment import checkpoint
+from operant.experiment.log import Log
 from operant.text.tokenizer import train_tokenizer
 
 MACHINE = ["--threads", "1", "--dtype", "float32"]
-SHORT = ["--max-new-tokens", 8, "--iterations", 2, "--rollout", 8, "--decoding-dtype", "float32", *MACHINE]
+FEW = ["--max-new-tokens", 8]
+SHORT = [*FEW, "--iterations", 2, "--rollout", 8, "--decoding-dtype", "float32", *MACHINE]
 
 Refused = Callable[..., str]
 
@@ -81,7 +83,7 @@ def metrics(folder: Path) -> list[dict[str, float]]:
         ('{"prompt": "a", "response": "b"}\n{"prompt": "a", "response": " "}\n', "{}:2: empty response"),
         ('{"prompt": "a", "response": "b"}\n{"prompt": " ", "response": "b"}\n', "{}:2: empty prompt"),
         ('{"prompt": "a", "response": 3}\n', "{}:1: response is not text: it is 3"),
-        ('{"prompt": "a", "response": "b"}\n{"text": "a"}\n', "{}:2: another format than the records before"),
+        ('{"prompt": "a", "response": "b"}\n{"text": "a"}\n', "{}:2: not demonstration or chat data"),
         ('{"text": "a"}\n', "{}:1: not demonstration or chat data: this is text data"),
         (b'{"prompt": "a", "response": "b"}\n{"prompt": "caf\xe9", "response": "b"}\n', "{}:2: not UTF-8"),
         (
@@ -100,9 +102,14 @@ def test_data_that_cannot_be_learned_from(tuned, tmp_path, refused, content, sai
 
 def test_the_same_files_are_refused_by_every_command(world, tuned, judge, tmp_path, refused):
     file = tmp_path / "data.jsonl"
-    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c", "text": "d"}\n{"prompt"\n')
-    said = f"{file}:2: broken JSON at column 10"
+    file.write_text('{"text": "a"}\n{"text"\n')
+    said = f"{file}:2: broken JSON at column 8"
     assert refused("pretrain", "--data", file).startswith(said)
+    prompts = ["--prompts", world / "prompts.jsonl", "--reward", judge, "--max-new-tokens", 8]
+    text = ["--ptx-data", file, "--ptx-coefficient", 1]
+    assert refused("rlhf", "--model", tuned, *prompts, *text).startswith(said)
+    file.write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n{"prompt"\n')
+    said = f"{file}:2: broken JSON at column 10"
     for command in ("reward", "dpo", "sft"):
         assert refused(command, "--model", tuned, "--data", file).startswith(said)
     for command in ("rlhf", "rloo", "grpo"):
@@ -111,9 +118,6 @@ def test_the_same_files_are_refused_by_every_command(world, tuned, judge, tmp_pa
     assert refused("evaluate", "--reward", judge, "--data", file).startswith(said)
     players = ["--model", tuned, "--against", tuned, "--judge", judge]
     assert refused("evaluate", *players, "--data", file).startswith(said)
-    prompts = ["--prompts", world / "prompts.jsonl", "--reward", judge]
-    text = ["--ptx-data", file, "--ptx-coefficient", 1]
-    assert refused("rlhf", "--model", tuned, *prompts, *text).startswith(said)
 
 
 def test_a_folder_without_data(tuned, tmp_path, refused):
@@ -225,7 +229,7 @@ def test_no_room_for_an_answer(world, tuned, judge, refused):
     players = ["--model", tuned, "--against", tuned, "--judge", judge]
     assert refused("evaluate", *players, "--data", prompts, *much).startswith(said)
     assert refused("generate", "--model", tuned, "--prompt", "The sky is", *much) == (
-        "a prompt and 100 new tokens take 104 tokens, the context is 48: lower --max-new-tokens or shorten the prompt"
+        "a prompt and 100 new tokens take 105 tokens, the context is 48: lower --max-new-tokens or shorten the prompt"
     )
 
 
@@ -289,7 +293,7 @@ def test_a_reward_model_is_no_policy_and_a_policy_no_reward_model(world, tuned, 
     said = f"{tuned} holds a LlamaForCausalLM, which is not a reward model. Give a reward model"
     assert refused("rlhf", "--model", tuned, "--reward", tuned, *prompts) == said
     assert refused("evaluate", "--reward", tuned, "--data", world / "pairs.jsonl") == said
-    assert refused("generate", "--model", tuned, "--prompt", "a", "--best-of", 2, "--reward", tuned) == said
+    assert refused("generate", "--model", tuned, "--prompt", "a", *FEW, "--best-of", 2, "--reward", tuned) == said
 
 
 def test_a_classifier_of_several_labels_is_no_reward_model(world, tuned, tmp_path, refused):
@@ -320,8 +324,8 @@ def test_a_reward_model_of_another_tokenizer(world, tuned, judge, tmp_path, refu
     prompts = world / "prompts.jsonl"
     assert refused("rlhf", "--model", tuned, "--prompts", prompts, "--reward", folder).startswith(said)
     players = ["--model", tuned, "--against", tuned, "--judge", folder]
-    assert refused("evaluate", *players, "--data", prompts).startswith(said)
-    best = ["--best-of", 2, "--reward", folder]
+    assert refused("evaluate", *players, "--data", prompts, *FEW).startswith(said)
+    best = ["--best-of", 2, "--reward", folder, *FEW]
     assert refused("generate", "--model", tuned, "--prompt", "a", *best).startswith(said)
 
 
@@ -382,7 +386,7 @@ def test_a_tokenizer_whose_pad_is_its_eos_works_the_same(world, tuned, tmp_path,
 def test_a_reward_function_that_is_not_there(world, tuned, refused, name, said):
     (world / "broken.py").write_text("def f(:\n")
     name, said = name.format(world.folder), said.format(world.folder)
-    prompts = ["--prompts", world / "prompts.jsonl"]
+    prompts = ["--prompts", world / "prompts.jsonl", *FEW]
     assert refused("rlhf", "--model", tuned, *prompts, "--reward", name).startswith(said)
     good = f"{world / 'functions.py'}:short"
     assert refused("rlhf", "--model", tuned, *prompts, "--reward", good, "--measure", name).startswith(said)
@@ -439,7 +443,7 @@ def test_a_reward_function_that_fails_on_the_way_can_be_mended(world, tuned, tmp
 
 
 def test_settings_that_contradict_each_other(world, tuned, judge, refused):
-    base = ["--model", tuned, "--prompts", world / "prompts.jsonl", "--reward", judge]
+    base = ["--model", tuned, "--prompts", world / "prompts.jsonl", "--reward", judge, *FEW]
     text = ["--ptx-data", world / "text.jsonl"]
     for command, more, said in (
         ("rlhf", ["--value", "both"], 'the value function is "separate" or "shared", not \'both\''),
@@ -468,7 +472,7 @@ def test_settings_that_contradict_each_other(world, tuned, judge, refused):
 
 def test_a_temperature_of_0(world, tuned, judge, refused):
     prompts = world / "prompts.jsonl"
-    cold = ["--temperature", 0]
+    cold = ["--temperature", 0, *FEW]
     for command in ("rlhf", "rloo", "grpo"):
         said = refused(command, "--model", tuned, "--prompts", prompts, "--reward", judge, *cold)
         assert said.startswith("the sampling temperature is 0.0; give one above 0")
@@ -495,7 +499,7 @@ def test_what_is_missing_is_asked_for(tuned, judge, world, refused):
     for more in ([], ["--model", tuned], ["--model", tuned, "--reward", judge], ["--judge", judge, "--model", tuned]):
         assert refused("evaluate", *data, *more) == both
     assert refused("generate", "--model", tuned) == "no prompts: give --prompt TEXT or --data FILE"
-    assert "give --reward" in refused("generate", "--model", tuned, "--prompt", "a", "--best-of", 2)
+    assert "give --reward" in refused("generate", "--model", tuned, "--prompt", "a", "--best-of", 2, *FEW)
     assert refused("report").startswith("say which run folders to report on")
 
 
@@ -630,16 +634,39 @@ def test_the_disk_fills_while_the_model_is_written(small_run, tmp_path, out, ope
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_the_disk_fills_while_metrics_are_written(small_run, tmp_path, out, operant):
-    """A device that is really full."""
-    assert operant(*small_run, "--out", out)[0] == 0
-    shutil.rmtree(out / "model")
-    shutil.rmtree(out / "checkpoints")
-    (out / "summary.json").unlink()
-    (out / "metrics.jsonl").unlink()
-    (out / "metrics.jsonl").symlink_to("/dev/full")
-    fails(operant, out, "sft", "--resume", "--out", out)
-    (out / "metrics.jsonl").unlink()
+@pytest.mark.parametrize("name", ["config.toml", "summary.json"])
+def test_a_device_that_is_really_full(small_run, tmp_path, out, operant, name):
+    out.mkdir()
+    (out / f".{name}.partial").symlink_to("/dev/full")
+    code, _, complained = operant(*small_run, "--out", out)
+    assert code == 2
+    assert complained.splitlines()[-1] == (
+        f"operant: cannot write {out / name}: the disk is full; make room, then use --resume. "
+        "What was saved before is intact"
+    )
+    assert not (out / "summary.json").exists()
+    assert not list(out.glob(".*"))
+    if name == "config.toml":
+        assert operant(*small_run, "--out", out)[0] == 0
+    else:
+        resume_equals_whole(operant, small_run, tmp_path, out)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_the_disk_fills_while_metrics_are_written(small_run, tmp_path, out, operant, monkeypatch):
+    real = Log.write
+
+    def write(log: Log, step: int, values: Any) -> None:
+        if step == 3:
+            os.dup2(full, log.file.fileno())
+        real(log, step, values)
+
+    full = os.open("/dev/full", os.O_WRONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(Log, "write", write)
+        fails(operant, out, *small_run, "--out", out)
+    os.close(full)
+    assert len(metrics(out)) == 2
     resume_equals_whole(operant, small_run, tmp_path, out)
 
 

@@ -162,7 +162,7 @@ def _choose(row: dict[str, Any], kinds: Sequence[Kind], columns: dict[str, str],
             wanted: Kind | None = found.kind
         else:
             # A prompt column is read as it stands, whatever came of the prompt: the format "prompt" fits as well.
-            own = "prompt" in found.roles
+            own = any("prompt" in other.roles for other, _ in fits)
             reached: list[Kind] = [k for k in kinds if (found.kind, k) in CONVERSIONS and not (own and k == "prompt")]
             wanted = reached[0] if reached else None
         if wanted and first and found is not first[0]:

@@ -96,6 +96,70 @@ def judge(world: World, tuned: Path) -> Path:
     return out
 
 
+TINY = """
+threads = 1
+dtype = "float32"
+checkpoint_every = 1
+vocabulary = 400
+[almanac]
+towns = 15
+exposures = [0, 10]
+exposure_weights = [0.3, 0.7]
+split_fractions = [0.4, 0.2, 0.2, 0.2]
+unknown_pages = 100
+[shape]
+width = 32
+layers = 1
+heads = 2
+context = 64
+[sampling]
+max_new_tokens = 12
+responses = 3
+evaluation_samples = 2
+decoding_dtype = "float32"
+[pretrain]
+epochs = 3
+learning_rate = 1e-2
+batch = 32
+[sft]
+epochs = 4
+learning_rate = 5e-3
+[reward]
+epochs = 2
+batch = 2
+[judge]
+epochs = 2
+batch = 4
+[ppo]
+iterations = 3
+rollout = 8
+minibatch = 8
+[ppo_ptx]
+iterations = 3
+rollout = 8
+minibatch = 8
+[dpo]
+epochs = 2
+batch = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings of the whole pipeline on a small Almanac."""
+    file = tmp_path_factory.mktemp("pipeline") / "tiny.toml"
+    file.write_text(TINY, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def aligned(pipeline: Path) -> Path:
+    """The run folder of that pipeline."""
+    out = pipeline.parent / "aligned"
+    main(["align", "--config", str(pipeline), "--out", str(out)])
+    return out
+
+
 @pytest.fixture
 def operant(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process: (exit code, what it said, what it complained about)."""

@@ -181,7 +181,7 @@ def test_killed_and_resumed_equals_uninterrupted(processes, command, every, tmp_
     assert not (killed / "summary.json").exists()
     resume = [command[0], "--out", killed, "--resume"]
     if every:
-        second = random.randint(first + every, total - 3)
+        second = random.randint(first + every, max(total * 3 // 4, first + every))
         processes.killed_when(lambda: steps(killed) >= second, *resume)
         assert any((killed / "checkpoints").glob("*/state.json"))
     processes.whole(*resume)
@@ -249,64 +249,6 @@ def summary_only(killed: Callable[[], None]) -> Callable[[Path, str], None]:
 
 # The pipeline
 
-TINY = """
-threads = 1
-dtype = "float32"
-checkpoint_every = 1
-vocabulary = 400
-[almanac]
-towns = 15
-exposures = [0, 10]
-exposure_weights = [0.3, 0.7]
-split_fractions = [0.4, 0.2, 0.2, 0.2]
-unknown_pages = 100
-[shape]
-width = 32
-layers = 1
-heads = 2
-context = 64
-[sampling]
-max_new_tokens = 12
-responses = 3
-evaluation_samples = 2
-decoding_dtype = "float32"
-[pretrain]
-epochs = 3
-learning_rate = 1e-2
-batch = 32
-[sft]
-epochs = 4
-learning_rate = 5e-3
-[reward]
-epochs = 2
-batch = 2
-[ppo]
-iterations = 3
-rollout = 8
-minibatch = 8
-[ppo_ptx]
-iterations = 3
-rollout = 8
-minibatch = 8
-[dpo]
-epochs = 2
-batch = 2
-"""
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    config = tmp_path_factory.mktemp("pipeline") / "tiny.toml"
-    config.write_text(TINY)
-    return ["align", "--config", config]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(processes, pipeline, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("pipeline") / "whole"
-    processes.whole(*pipeline, "--out", out)
-    return out
-
 
 def children(pid: int) -> list[int]:
     found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
@@ -329,12 +271,12 @@ def assert_same_pipeline(ours: Path, theirs: Path) -> None:
         assert_same_run(ours / stage, theirs / stage)
 
 
-def test_the_pipeline_killed_three_times_and_resumed_equals_uninterrupted(processes, pipeline, uninterrupted, tmp_path):
+def test_the_pipeline_killed_three_times_and_resumed_equals_uninterrupted(processes, pipeline, aligned, tmp_path):
     out = tmp_path / "killed"
     resume = ["align", "--out", out, "--resume"]
     early = random.choice(["pretrain", "sft"])
     first = random.randint(1, 8)
-    processes.killed_when(lambda: steps(out / early) >= first, *pipeline, "--out", out)
+    processes.killed_when(lambda: steps(out / early) >= first, "align", "--config", pipeline, "--out", out)
     # Side by side: the reward model and DPO at first, then PPO and PPO-ptx.
     second = random.randint(1, 5)
     processes.killed_when(lambda: steps(out / "reward") + steps(out / "dpo") >= second, *resume)
@@ -343,16 +285,16 @@ def test_the_pipeline_killed_three_times_and_resumed_equals_uninterrupted(proces
     processes.killed_when(lambda: steps(out / "ppo") + steps(out / "ppo_ptx") >= third, *resume)
     assert not (out / "summary.json").exists()
     processes.whole(*resume)
-    assert_same_pipeline(out, uninterrupted)
+    assert_same_pipeline(out, aligned)
     assert (out / "report.html").is_file()
     before = (out / "report.html").stat().st_mtime_ns
     processes.whole(*resume)
     assert (out / "report.html").stat().st_mtime_ns == before
 
 
-def test_stages_end_with_the_pipeline_and_write_no_more(processes, uninterrupted, tmp_path):
+def test_stages_end_with_the_pipeline_and_write_no_more(processes, aligned, tmp_path):
     """Only the parent is killed: its children see that, and leave. The folder was moved, and is resumed as well."""
-    out = Path(shutil.copytree(uninterrupted, tmp_path / "moved"))
+    out = Path(shutil.copytree(aligned, tmp_path / "moved"))
     for name in ("dpo", "ppo"):
         shutil.rmtree(out / name)
     (out / "summary.json").unlink()
@@ -372,11 +314,11 @@ def test_stages_end_with_the_pipeline_and_write_no_more(processes, uninterrupted
     time.sleep(0.3)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == files
     processes.whole(*resume)
-    assert_same_pipeline(out, uninterrupted)
+    assert_same_pipeline(out, aligned)
 
 
-def test_a_stage_that_fails_is_named_with_its_reason(processes, uninterrupted, tmp_path):
-    out = Path(shutil.copytree(uninterrupted, tmp_path / "broken"))
+def test_a_stage_that_fails_is_named_with_its_reason(processes, aligned, tmp_path):
+    out = Path(shutil.copytree(aligned, tmp_path / "broken"))
     shutil.rmtree(out / "dpo")
     (out / "summary.json").unlink()
     comparisons = (out / "data" / "comparisons.jsonl").read_text()
@@ -389,5 +331,5 @@ def test_a_stage_that_fails_is_named_with_its_reason(processes, uninterrupted, t
     assert said.endswith(f"(all of it: {out / 'dpo.log'}); --resume goes on from there")
     (out / "data" / "comparisons.jsonl").write_text(comparisons)
     processes.whole("align", "--out", out, "--resume", "--only", "dpo")
-    assert_same_run(out / "dpo", uninterrupted / "dpo")
+    assert_same_run(out / "dpo", aligned / "dpo")
     assert not (out / "summary.json").exists()

@@ -168,11 +168,13 @@ class TestOnly:
         assert complained == f"operant: {copy} has other settings: --resume --only dpo takes them over\n"
         assert not (copy / "dpo").exists()
 
-    def test_new_figures_for_the_same_models(self, operant, copy, aligned):
-        (copy / "summary.json").unlink()
+    @pytest.mark.parametrize("lost", ["summary.json", "report.html"])
+    def test_figures_and_report_once_more(self, operant, copy, aligned, lost):
+        """A kill between the two leaves figures without a report: they are not finished."""
+        (copy / lost).unlink()
         assert operant("align", "--out", copy, "--resume", "--only", "evaluation")[0] == 0
-        ours, theirs = summary_of(copy), summary_of(aligned)
-        assert ours == theirs
+        assert summary_of(copy) == summary_of(aligned)
+        assert (copy / "report.html").is_file()
 
 
 def test_the_world_has_one_seed(operant, tmp_path):
@@ -261,6 +263,8 @@ def test_a_recipe_that_fails(operant, own, tmp_path, name, body, said):
     assert code == 2
     assert len(complained.splitlines()) == 1
     assert said in complained
+    # What never began leaves nothing; what failed on its way can be mended and resumed.
+    assert (tmp_path / "run").exists() == ("wrote no" in said or "failed" in said)
     assert not (tmp_path / "run" / "data" / "prepared.json").exists()
 
 
@@ -286,3 +290,4 @@ def test_a_recipe_needs_its_data(operant, own, tmp_path):
         code, _, complained = operant("align", "--config", settings, *more, "--out", tmp_path / f"run{len(more)}")
         assert code == 2
         assert "this recipe reads data from a folder: give --data FOLDER" in complained
+        assert not (tmp_path / f"run{len(more)}").exists()

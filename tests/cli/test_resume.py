@@ -139,8 +139,8 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture
 def command(request, world, tuned, judge) -> list[object]:
-    """A command of some 40 steps, by its name."""
-    learning = ["--epochs", 20, "--batch", 16, *MACHINE]
+    """A command of 20 to 60 steps, by its name."""
+    learning = ["--epochs", 12, "--batch", 16, *MACHINE]
     shape = ["--width", "16", "--layers", "1", "--heads", "2", "--context", "48", "--vocabulary", "300"]
     prompts = ["--prompts", world / "prompts.jsonl", "--reward", judge, "--iterations", 20]
     text = ["--ptx-data", world / "text.jsonl", "--ptx-coefficient", 0.5]

@@ -491,6 +491,11 @@ def test_what_is_said_aloud(rows, tmp_path):
     )
 
 
+def test_whole_texts_may_be_judged_with_an_empty_prompt(rows):
+    assert rows({"prompt": "", "response": "r", "label": 1}).records == (Thumb("", "r", True),)
+    assert rows({"prompt": "", "chosen": "a", "rejected": "b"}).records == (Ranking("", ("a", "b"), (1, 2)),)
+
+
 # Errors
 
 

@@ -118,6 +118,8 @@ def run(options: Options, resume: bool) -> None:
     for needed in NEEDS[options.only] if options.only is not None else ():
         if not done(options, needed):
             raise InputError(f"stage {options.only} needs {needed}, which is not finished in {options.out}")
+    if options.prepare != "almanac" and not done(options, "data"):
+        recipe(options)
     begun = time.time()
     if options.only is not None and (options.out / "config.toml").is_file():
         if read_run(options.out) != dataclasses.replace(options, only=None):
@@ -150,13 +152,13 @@ def wanted(options: Options, name: str) -> bool:
 def done(options: Options, name: str) -> bool:
     if not wanted(options, name):
         return True
-    marker = {
-        "data": "data/prepared.json",
-        "comparisons": "data/sampled.json",
-        "ranked": "data/ranked.jsonl",
-        "evaluation": "summary.json",
-    }.get(name, f"{name}/summary.json")
-    return (options.out / marker).is_file()
+    markers = {
+        "data": ["data/prepared.json"],
+        "comparisons": ["data/sampled.json"],
+        "ranked": ["data/ranked.jsonl"],
+        "evaluation": ["summary.json", "report.html"],
+    }.get(name, [f"{name}/summary.json"])
+    return all((options.out / marker).is_file() for marker in markers)
 
 
 def announce(options: Options, name: str) -> None:
@@ -246,10 +248,7 @@ def prepare(options: Options) -> None:
     if options.prepare == "almanac":
         evaluation.write_almanac(options, folder)
     else:
-        function = load_function(options.prepare, "the recipe's prepare function")
-        if options.data is None or not options.data.is_dir():
-            raise InputError(f"this recipe reads data from a folder: give --data FOLDER (got {options.data})")
-        call_prepare(function, options, folder)
+        follow_recipe(options, folder)
     needed = ["text", "demonstrations", "prompts", "evaluation"]
     needed += ["judgements"] if options.prepare != "almanac" else []
     missing = [name for name in needed if not (folder / f"{name}.jsonl").is_file()]
@@ -258,8 +257,17 @@ def prepare(options: Options) -> None:
     atomic_write(folder / "prepared.json", json.dumps({"prepare": options.prepare, "seed": options.seed}) + "\n")
 
 
-def call_prepare(function: Callable[..., Any], options: Options, folder: Path) -> None:
+def recipe(options: Options) -> Callable[..., Any]:
+    """The function that prepares the data. Raises `InputError` where it or the data are not there."""
+    function = load_function(options.prepare, "the recipe's prepare function")
+    if options.data is None or not options.data.is_dir():
+        raise InputError(f"this recipe reads data from a folder: give --data FOLDER (got {options.data})")
+    return function
+
+
+def follow_recipe(options: Options, folder: Path) -> None:
     """A failure of a recipe is bad input, said with its place."""
+    function = recipe(options)
     try:
         function(options.data, folder, options.seed)
     except InputError:

@@ -164,9 +164,9 @@ class Judge:
     def figures(self, answers: Answers) -> dict[str, np.ndarray]:
         """Name -> one number an answer; "worth" is what a win is decided by."""
         s = answers.samples
-        learned = self.learned(s).numpy()
-        found = {"kl": answers.kl, "learned_reward": learned, "ended": s.ended.float().numpy()}
-        found["length"] = s.mask.sum(-1).float().numpy()
+        learned = self.learned(s).cpu().numpy()
+        found = {"kl": answers.kl, "learned_reward": learned, "ended": s.ended.float().cpu().numpy()}
+        found["length"] = s.mask.sum(-1).float().cpu().numpy()
         if self.questions:
             prompts = [decode_response(self.bpe, p) for p in s.prompts]
             kinds = [almanac.grade(self.questions[p], r) for p, r in zip(prompts, answers.text, strict=True)]
@@ -174,7 +174,7 @@ class Judge:
             shares = {str(k): np.array([kind == k for kind in kinds], dtype=float) for k in almanac.Kind}
             return {"true_reward": worth} | shares | found | {"worth": worth}
         if self.judge is not None:
-            logit = self.judge(s).numpy()
+            logit = self.judge(s).cpu().numpy()
             return {"positive": (logit > 0).astype(float), "judge_score": logit} | found | {"worth": logit}
         return found | {"worth": learned}
 
@@ -248,7 +248,7 @@ def answer(model: Any, reference: Any, bpe: Any, prompts: Sequence[str], samplin
     ours = log_probs(policy, samples.context, samples.action).log_prob
     theirs = log_probs(LanguageModel(reference), samples.context, samples.action).log_prob
     kl = torch.where(samples.mask, kl_estimate(ours, theirs, "k1"), 0.0).sum(-1)
-    return Answers(samples, [decode_response(bpe, r) for r in samples.responses], kl.numpy())
+    return Answers(samples, [decode_response(bpe, r) for r in samples.responses], kl.cpu().numpy())
 
 
 def win_rate(ours: np.ndarray, theirs: np.ndarray, clusters: Sequence[str]) -> dict[str, float]:
@@ -301,7 +301,7 @@ def accuracies(options: Any, judge: Judge, bpe: Any) -> dict[str, Any]:
     from operant.text.context import last_places
 
     context = last_places([e.prompt for e in examples], [e.response for e in examples])
-    scores = score(model, context).squeeze(-1).numpy().reshape(len(rows), -1)
+    scores = score(model, context.to(model.model.device)).squeeze(-1).cpu().numpy().reshape(len(rows), -1)
     truth = np.array([[-almanac.true_reward(q, r) for r in answers] for q, answers in rows])
     ranks = np.array([[sorted(set(row)).index(x) + 1 for x in row] for row in truth.tolist()])
     right, pairs = pair_accuracy(scores, ranks)
@@ -324,7 +324,7 @@ def sampled_accuracy(options: Any, model: Any, bpe: Any, questions: Sequence[alm
     prompts = [encode_prompt(bpe, q.prompt) for q in questions]
     torch.manual_seed(options.seed)
     samples = sample(LanguageModel(causal), prompts, stop_ids(bpe, causal), options.sampling.max_new_tokens, k)
-    scores = model_reward(model)(samples).numpy().reshape(-1, k)
+    scores = model_reward(model)(samples).cpu().numpy().reshape(-1, k)
     texts = [decode_response(bpe, r) for r in samples.responses]
     rng = np.random.default_rng(0)
     ranks = [almanac.rank(q, texts[i * k : (i + 1) * k], rng, 0.0) for i, q in enumerate(questions)]

@@ -203,6 +203,11 @@ def _text(value: Any, role: str) -> str:
     return text
 
 
+def _context(prompt: Any) -> str:
+    """The prompt of a judgement; it is "", and said to be, where whole texts are judged."""
+    return prompt if prompt == "" else _text(prompt, "prompt")
+
+
 def _list(value: Any, role: str) -> list[Any]:
     if isinstance(value, str) and value.lstrip().startswith("["):  # a list in a CSV cell
         try:
@@ -274,9 +279,7 @@ def _judged(prompt: Any, responses: Any, preference: Any) -> Ranking:
 def _pair(prompt: Any, chosen: Any, rejected: Any) -> Ranking:
     """A pair. As lists of messages the two may hold the prompt as well (`prompt` None, or given once more)."""
     if not (_is_conversation(chosen) and _is_conversation(rejected)):
-        # Two whole texts may be compared: their prompt is "", and said to be.
-        context = prompt if prompt == "" else _text(prompt, "prompt")
-        return _ranking(context, (_text(chosen, "chosen"), _text(rejected, "rejected")), (1, 2))
+        return _ranking(_context(prompt), (_text(chosen, "chosen"), _text(rejected, "rejected")), (1, 2))
     (*head, best), (*other, worst) = map(_message, chosen), map(_message, rejected)
     if head != other:
         raise BadRecord("chosen and rejected answer different prompts", "all messages but the last must be the same")
@@ -300,7 +303,7 @@ def _transcripts(chosen: Any, rejected: Any) -> Ranking:
 
 
 def _thumb(prompt: Any, response: Any, label: Any) -> Thumb:
-    return replace(_judged_text(response, label), prompt=_text(prompt, "prompt"))
+    return replace(_judged_text(response, label), prompt=_context(prompt))
 
 
 def _judged_text(response: Any, label: Any) -> Thumb:

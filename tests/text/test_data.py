@@ -491,6 +491,12 @@ def test_what_is_said_aloud(rows, tmp_path):
     )
 
 
+def test_comparisons_of_whole_texts_can_be_held_out(rows):
+    pairs = rows(*({"prompt": "", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(20)))
+    train, test = split_dataset(pairs, 0.2, seed=0)
+    assert (len(train.records), len(test.records)) == (16, 4)
+
+
 def test_whole_texts_may_be_judged_with_an_empty_prompt(rows):
     assert rows({"prompt": "", "response": "r", "label": 1}).records == (Thumb("", "r", True),)
     assert rows({"prompt": "", "chosen": "a", "rejected": "b"}).records == (Ranking("", ("a", "b"), (1, 2)),)

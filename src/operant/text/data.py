@@ -220,6 +220,8 @@ def _opening(record: AnyRecord) -> str:
         return transcript(record.messages[: users[0] + 1] if users else record.messages)
     if isinstance(record, Thumb) and not record.prompt:
         return record.response
+    if isinstance(record, Ranking) and not record.prompt:
+        return record.responses[0]
     start = re.match(r"(?ms).*?^(?:User|Human):.*?(?=^Assistant:)", record.prompt)
     return start[0] if start else record.prompt
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -96,13 +97,16 @@ class Processes:
         """A command that nobody interrupts."""
         assert self.wait(self.start(*arguments)) == 0, self.log.read_text()
 
-    def killed_when(self, ready: Callable[[], bool], *arguments: object) -> None:
-        """A command whose whole group is killed when `ready`."""
-        pid = self.start(*arguments)
-        patience = time.monotonic() + 100
+    def until(self, ready: Callable[[], bool], seconds: float = 100) -> None:
+        patience = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < patience, f"waited too long: {self.log.read_text()}"
             time.sleep(0.001)
+
+    def killed_when(self, ready: Callable[[], bool], *arguments: object) -> None:
+        """A command whose whole group is killed when `ready`."""
+        pid = self.start(*arguments)
+        self.until(ready)
         os.killpg(pid, signal.SIGKILL)
         assert self.wait(pid) == -signal.SIGKILL, "it was over before it could be killed"
 
@@ -194,8 +198,7 @@ def test_asked_to_stop_and_resumed_equals_uninterrupted(processes, command, tmp_
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     processes.whole(*command, "--out", whole)
     pid = processes.start(*command, "--out", stopped)
-    while steps(stopped) < 5:
-        time.sleep(0.001)
+    processes.until(lambda: steps(stopped) >= 5)
     os.kill(pid, signal.SIGTERM)
     assert processes.wait(pid) == 130
     assert "--resume continues" in processes.log.read_text().splitlines()[-1]
@@ -301,21 +304,16 @@ def test_stages_end_with_the_pipeline_and_write_no_more(processes, aligned, tmp_
         shutil.rmtree(out / name)
     (out / "summary.json").unlink()
     config = (out / "config.toml").read_text()
-    config = config.replace("\niterations = 3\n", "\niterations = 300000\n").replace(
-        "\nepochs = 2\n", "\nepochs = 90000\n"
-    )
+    config = re.sub(r"(\[ppo\]\n(?:.*\n)*?iterations = )\d+", r"\g<1>300000", config)
+    config = re.sub(r"(\[dpo\]\n(?:.*\n)*?epochs = )\d+", r"\g<1>90000", config)
     (out / "config.toml").write_text(config)
     pid = processes.start("align", "--out", out, "--resume")
-    while not (steps(out / "dpo") and steps(out / "ppo")):
-        time.sleep(0.001)
+    processes.until(lambda: bool(steps(out / "dpo") and steps(out / "ppo")))
     stages = children(pid)
     os.kill(pid, signal.SIGKILL)
     assert processes.wait(pid) == -signal.SIGKILL
     assert len(stages) == 2
-    patience = time.monotonic() + 20
-    while any(map(alive, stages)):
-        assert time.monotonic() < patience, "a stage outlives the pipeline"
-        time.sleep(0.01)
+    processes.until(lambda: not any(map(alive, stages)), seconds=20)
     files = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
     time.sleep(0.3)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == files

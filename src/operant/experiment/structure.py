@@ -159,7 +159,7 @@ def _object_differences(state: Any, current: Any, path: str, tensors: dict[str, 
     elif isinstance(ours, dict) and isinstance(state, dict) and "$dict" not in state:
         yield from _name_differences(state, list(ours), path)
         if isinstance(current, nn.Module):
-            for name in state.keys() & ours.keys():
+            for name in (name for name in ours if name in state):
                 yield from differences(state[name], ours[name], f"{path}.{name}", tensors)
 
 

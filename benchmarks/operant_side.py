@@ -6,6 +6,7 @@ Options, each given as `--option name=value`:
 
     micro     tokens per forward, padding included (default: 1024, the library's; 0 is the whole batch)
     decoding  PPO: dtype of the weights while sampling (default: the faster one, as the library measures it)
+    compile   1 to compile the layers (default: 0)
     reference DPO: precomputed (default) or online, as the peer does it
     source    PPO: sampled (default) or stored: `Workload.stored_rollouts` in place of sampling, to compare losses
 """
@@ -22,7 +23,8 @@ import workload as w
 
 def main() -> None:
     args = w.parse_arguments(["sft", "reward", "dpo", "ppo"])
-    settings = {"micro": "1024", "decoding": "auto", "source": "sampled", "reference": "precomputed"} | args.options
+    settings = {"micro": "1024", "decoding": "auto", "source": "sampled", "reference": "precomputed", "compile": "0"}
+    settings |= args.options
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     from transformers.utils import logging
@@ -49,22 +51,27 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def causal(work: w.Workload, dtype: str) -> Any:
+def causal(work: w.Workload, dtype: str, settings: dict[str, str]) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from operant.text.language_model import LanguageModel
+    from operant.text.language_model import LanguageModel, compile_layers
 
-    return LanguageModel(AutoModelForCausalLM.from_pretrained(work.policy, dtype=torch.float32), dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(work.policy, dtype=torch.float32)
+    if settings["compile"] == "1":
+        compile_layers(model)
+    return LanguageModel(model, dtype=dtype)
 
 
-def scalar(work: w.Workload, dtype: str) -> Any:
+def scalar(work: w.Workload, dtype: str, settings: dict[str, str]) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from operant.text.language_model import RewardModel
+    from operant.text.language_model import RewardModel, compile_layers
 
     model = AutoModelForSequenceClassification.from_pretrained(work.reward, dtype=torch.float32)
+    if settings["compile"] == "1":
+        compile_layers(model)
     return RewardModel(model, dtype=dtype)
 
 
@@ -80,7 +87,7 @@ def sft_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
     from operant.text.tokenizer import Example
 
     work = w.load(args.workload)
-    policy = causal(work, args.dtype)
+    policy = causal(work, args.dtype, settings)
     meter.models_loaded()
     examples = [Example(p["prompt_ids"], p["chosen_ids"]) for p in work.pairs]
     config = sft.Config(
@@ -112,7 +119,7 @@ def reward_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str
     from operant.algorithms.preference import reward_model
 
     work = w.load(args.workload)
-    model = scalar(work, args.dtype)
+    model = scalar(work, args.dtype, settings)
     meter.models_loaded()
     pairs = comparisons(work)
     config = reward_model.Config(
@@ -132,7 +139,7 @@ def dpo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
     from operant.algorithms.preference import dpo
 
     work = w.load(args.workload)
-    policy, reference = causal(work, args.dtype), causal(work, args.dtype)
+    policy, reference = causal(work, args.dtype, settings), causal(work, args.dtype, settings)
     meter.models_loaded()
     pairs = comparisons(work)[: (args.warmup + args.steps) * args.batch]
     config = dpo.Config(
@@ -180,8 +187,8 @@ def ppo_task(args: Any, settings: dict[str, str], meter: w.Meter) -> dict[str, A
     from operant.text.sampling import Samples, fastest_decoding_dtype
 
     work = w.load(args.workload)
-    policy, reference = causal(work, args.dtype), frozen(causal(work, args.dtype))
-    policy.value, reward = scalar(work, args.dtype), frozen(scalar(work, args.dtype))
+    policy, reference = causal(work, args.dtype, settings), frozen(causal(work, args.dtype, settings))
+    policy.value, reward = scalar(work, args.dtype, settings), frozen(scalar(work, args.dtype, settings))
     policy.temperature = reference.temperature = w.PPO["temperature"]
     meter.models_loaded()
     decoding = fastest_decoding_dtype(policy.model) if settings["decoding"] == "auto" else settings["decoding"]

@@ -13,7 +13,7 @@ from operant.text.data import load
 
 OPENING = 3
 """Words of a sentence that are the prompt."""
-SIZES = {"sentiment_movie_reviews": 5_000_000, "text_classic_books": 2_000_000}
+SIZES = {"sentiment_movie_reviews": 8_000_000, "text_classic_books": 3_000_000}
 """Characters of each source of text that are read."""
 
 

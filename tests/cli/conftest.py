@@ -1,11 +1,13 @@
 """A world small enough to go through the whole command line in seconds."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from operant.cli.main import main
 
@@ -63,6 +65,26 @@ class World:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@contextmanager
+def no_accelerator() -> Iterator[None]:
+    """Runs end equal to the bit on the CPU, so that is where all of these compute, and the processes they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.accelerator, "is_available", lambda: False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        yield
+
+
+@pytest.fixture(autouse=True)
+def cpu() -> Iterator[None]:
+    with no_accelerator():
+        yield
+
+
+def run(*arguments: str) -> None:
+    with no_accelerator():
+        main(list(arguments))
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"))
@@ -72,7 +94,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 def pretrained(world: World) -> Path:
     out = world / "pretrained"
     learning = ["--epochs", "20", "--batch", "24", "--learning-rate", "1e-2"]
-    main(["pretrain", "--data", str(world / "text.jsonl"), "--out", str(out), *learning, *SHAPE, *MACHINE])
+    run("pretrain", "--data", str(world / "text.jsonl"), "--out", str(out), *learning, *SHAPE, *MACHINE)
     return out
 
 
@@ -82,7 +104,7 @@ def tuned(world: World, pretrained: Path) -> Path:
     out = world / "tuned"
     data = str(world / "demonstrations.jsonl")
     learning = ["--epochs", "10", "--batch", "16", "--learning-rate", "1e-2", "--held-out", "0.1"]
-    main(["sft", "--model", str(pretrained), "--data", data, "--out", str(out), *learning, *MACHINE])
+    run("sft", "--model", str(pretrained), "--data", data, "--out", str(out), *learning, *MACHINE)
     return out
 
 
@@ -92,7 +114,7 @@ def judge(world: World, tuned: Path) -> Path:
     out = world / "judge"
     learning = ["--epochs", "6", "--batch", "8", "--learning-rate", "1e-2"]
     data = str(world / "rankings.jsonl")
-    main(["reward", "--model", str(tuned), "--data", data, "--out", str(out), *learning, *MACHINE])
+    run("reward", "--model", str(tuned), "--data", data, "--out", str(out), *learning, *MACHINE)
     return out
 
 
@@ -156,7 +178,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def aligned(pipeline: Path) -> Path:
     """The run folder of that pipeline."""
     out = pipeline.parent / "aligned"
-    main(["align", "--config", str(pipeline), "--out", str(out)])
+    run("align", "--config", str(pipeline), "--out", str(out))
     return out
 
 

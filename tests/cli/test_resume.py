@@ -74,7 +74,7 @@ class Processes:
         source = str(Path(common.__file__).parents[2])
         self.server = subprocess.Popen(
             [sys.executable, __file__, str(policy), str(reward)],
-            env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -75,6 +75,8 @@ class Options:
     """CPU threads of each stage; 0 = measured. Stages that do not need one another run side by side."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """float32, or bfloat16 mixed precision; auto = measured."""
+    compile: bool = False
+    """Compile the layers of every model: pays in runs of hours."""
     checkpoint_every: int = 0
     """Steps between the checkpoints of each stage; 0 = by time, about every 30 seconds."""
     workers: int = 2
@@ -184,7 +186,7 @@ def stage(options: Options, name: str) -> None:
         command, settings = command_of(options, name)
         module = importlib.import_module(f"operant.cli.{command}")
         folder = options.out / name
-        machine = common.Machine(options.seed, options.threads, options.dtype, options.checkpoint_every)
+        machine = common.Machine(options.seed, options.threads, options.dtype, options.compile, options.checkpoint_every)
         own = module.Options(out=folder, machine=machine, **settings)
         resume = (folder / "config.toml").is_file()
         if resume:

@@ -19,7 +19,7 @@ from operant.experiment.files import sync, writing
 from operant.experiment.run import Run, open_run
 from operant.text import data
 from operant.text import tokenizer as tokens
-from operant.text.language_model import LanguageModel, RewardModel
+from operant.text.language_model import LanguageModel, RewardModel, compile_layers
 from operant.text.machine import device, probe
 
 
@@ -33,6 +33,8 @@ class Machine:
     """CPU threads; 0 = measured at the start, and kept in config.toml."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """float32, or bfloat16 mixed precision; auto = measured at the start, and kept in config.toml."""
+    compile: bool = False
+    """Compile the layers: a third faster in bfloat16 on a CPU, after half a minute's work; needs a C++ compiler."""
     checkpoint_every: int = 0
     """Steps between checkpoints; 0 = by time, about every 30 seconds."""
 
@@ -70,6 +72,15 @@ def settle(machine: Machine, model: LanguageModel) -> Machine:
         dtype = measured[1] if dtype == "auto" else dtype
     torch.set_num_threads(threads)
     return dataclasses.replace(machine, threads=threads, dtype=dtype)  # pyright: ignore[reportArgumentType]
+
+
+def put_in_force(machine: Machine, *models: LanguageModel | RewardModel | None) -> None:
+    """What the machine says of arithmetic, for the models that a run trains or asks."""
+    for model in models:
+        if model is not None:
+            model.dtype = machine.dtype
+            if machine.compile:
+                compile_layers(model.model)
 
 
 def pending(out: Path, resume: bool) -> bool:

@@ -52,9 +52,7 @@ def run(options: Options, resume: bool) -> None:
         reference = LanguageModel(frozen(common.load_causal(options.model)[0]))
     policy = LanguageModel(causal)
     machine = common.settle(options.machine, policy)
-    policy.dtype = machine.dtype
-    if reference is not None:
-        reference.dtype = machine.dtype
+    common.put_in_force(machine, policy, reference)
     state = algorithm.init(policy, reference, comparisons, options.dpo, machine.seed)
     folder = common.start(dataclasses.replace(options, machine=machine), "dpo", resume)
     folder.restore(state)

@@ -100,7 +100,7 @@ def run(options: Options, resume: bool) -> None:
     policy.model.config.pad_token_id = bpe.pad_token_id
     machine = common.settle(options.machine, policy)
     options = dataclasses.replace(options, machine=machine)
-    policy.dtype = machine.dtype
+    common.put_in_force(machine, policy)
     order = Shuffle(len(rows), machine.seed).take(len(rows))
     held_out, train = order[: max(len(rows) // 100, 1)], order[max(len(rows) // 100, 1) :]
     state = algorithm.init(policy, [rows[i] for i in train], options.pretrain, machine.seed)

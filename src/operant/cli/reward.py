@@ -86,7 +86,7 @@ def run(options: Options, resume: bool) -> None:
     torch.manual_seed(machine.seed)
     model = reward_model_from(causal)
     model.model.config.pad_token_id = bpe.pad_token_id
-    model.dtype = machine.dtype
+    common.put_in_force(machine, model)
     state = reward_model.init(model, train, options.reward, machine.seed)
     folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume)
     folder.restore(state)

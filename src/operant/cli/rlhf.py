@@ -100,14 +100,12 @@ def improve(
     dtype = fastest_decoding_dtype(causal) if w.decoding_dtype == "auto" else w.decoding_dtype
     options = dataclasses.replace(options, machine=machine, world=dataclasses.replace(w, decoding_dtype=dtype))
     torch.manual_seed(machine.seed)
-    policy.dtype = machine.dtype
-    if reference is not None:
-        reference.dtype = machine.dtype
+    common.put_in_force(machine, policy, reference)
     if value == "shared":
         policy.value = value_head(causal)
     elif value == "separate":
         policy.value = reward_trunk() if reward_trunk else common.fresh_reward_model(options.model)
-        policy.value.dtype = machine.dtype
+        common.put_in_force(machine, policy.value)
     logged = {name: measure(bpe) for name, measure in (measures or {}).items()}
     if w.measure:
         logged["objective/measure"] = function_reward(load_function(w.measure), bpe)

@@ -48,7 +48,7 @@ def run(options: Options, resume: bool) -> None:
         model = common.with_lora(model, options.lora)
     policy = LanguageModel(model)
     machine = common.settle(options.machine, policy)
-    policy.dtype = machine.dtype
+    common.put_in_force(machine, policy)
     state = algorithm.init(policy, train, options.sft, machine.seed)
     folder = common.start(dataclasses.replace(options, machine=machine), "sft", resume)
     folder.restore(state)

@@ -94,19 +94,21 @@ def last_places(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[i
     return dataclasses.replace(context, place=ends)
 
 
-def pack(context: Context, share: bool = True) -> Packed:
+def pack(context: Context, share: bool = True, multiple: int = 1) -> Packed:
     """Lay rows out for the network. With `share`, each prompt is stored once and its responses branch off from it.
 
     A branch attends to its prompt and to itself; positions go on from the prompt in every branch. Tokens after a row's
-    last place are dropped: nothing depends on them.
+    last place are dropped: nothing depends on them. Rows are padded to a width that `multiple` divides.
     """
     c = context
     needed = c.place.amax(-1).clamp(min=0) + 1
     prompts, group = torch.unique(c.prompt, return_inverse=True)
     if not share or len(prompts) == len(c.prompt):
-        width = int(needed.max())
+        width = -(-int(needed.max()) // multiple) * multiple
         flat = torch.arange(len(c.token), device=c.token.device).unsqueeze(-1) * width + c.place
-        return Packed(c.token.where(c.extent, 0)[:, :width], None, None, flat.where(c.mask, 0))
+        token = c.token.where(c.extent, 0)
+        token = torch.nn.functional.pad(token, (0, max(width - token.shape[1], 0)))[:, :width]
+        return Packed(token, None, None, flat.where(c.mask, 0))
 
     # The first row of a group carries the prompt; every row carries its branch: the places from `shared` on.
     order = torch.argsort(group, stable=True)
@@ -121,7 +123,7 @@ def pack(context: Context, share: bool = True) -> Packed:
     group_start = torch.full_like(prompts, torch.iinfo(torch.long).max).scatter_reduce(0, group, before, "amin")
     offset = prompt_length[group] + before - group_start[group]
     row_length = prompt_length.scatter_add(0, group, branch_length)
-    height, width = len(prompts), int(row_length.max())
+    height, width = len(prompts), -(-int(row_length.max()) // multiple) * multiple
 
     column = torch.arange(c.token.shape[1], device=group.device).expand_as(c.token)
     in_prompt = first.unsqueeze(-1) & (column < prompt_length[group].unsqueeze(-1))

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, without ever holding the [tokens, vocabulary] table of logits."""
+"""Log-probabilities of chosen tokens, at the memory of a few logits and not of the whole [tokens, vocabulary] table."""
 
 from typing import Any
 
@@ -7,8 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+KEPT = 16 * 1024 * 1024
+"""Up to so many probabilities wait for the way back; for more, logits are computed a second time, tile by tile."""
 TILE = 4 * 1024 * 1024
-"""Logits held at once: 16 MB in float32, a few times that on the way back."""
+"""Logits that are computed together then."""
+BLOCK = 128 * 1024
+"""Logits that a CPU turns into probabilities together: 512 KB in float32, which stay in its cache."""
 
 
 def linear_log_prob(
@@ -18,20 +22,8 @@ def linear_log_prob(
     target: Int[Tensor, " N"],
     temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
-    """(log softmax(z)[target], entropy of softmax(z)) with z = (hidden Wᵀ + b) / temperature, in float32.
-
-    Rows go through in tiles; the way back computes each tile's logits a second time.
-    """
+    """(log softmax(z)[target], entropy of softmax(z)) with z = (hidden Wᵀ + b) / temperature, in float32."""
     return _LinearLogProb.apply(hidden, weight, bias, target, temperature)  # pyright: ignore[reportReturnType]
-
-
-def _tiles(rows: int, vocabulary: int) -> range:
-    return range(0, rows, max(TILE // vocabulary, 1))
-
-
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
-    return logits if temperature == 1.0 else logits / temperature
 
 
 class _LinearLogProb(torch.autograd.Function):
@@ -39,22 +31,29 @@ class _LinearLogProb(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        low = weight.to(dtype)
+        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
         log_prob, entropy, normaliser = torch.empty(3, len(hidden), device=hidden.device)
-        step = _tiles(len(hidden), len(weight)).step
+        low, shift = weight.to(dtype), None if bias is None else bias.to(dtype)
+        z = None
         with torch.autocast(device, enabled=False):
-            for i in _tiles(len(hidden), len(weight)):
-                tile = slice(i, i + step)
-                z = _logits(hidden[tile].to(dtype), low, None if bias is None else bias.to(dtype), temperature)
-                chosen = z.gather(-1, target[tile].unsqueeze(-1)).squeeze(-1)
-                top = z.amax(-1, keepdim=True)
-                p = torch.exp(z.sub_(top))
-                total = p.sum(-1)
-                norm = total.log()
-                entropy[tile] = norm - torch.linalg.vecdot(p, z) / total  # H = log Z - E[z]
-                normaliser[tile] = norm + top.squeeze(-1)
-                log_prob[tile] = chosen - normaliser[tile]
+            for tile in _slices(len(hidden), len(hidden) if keep else TILE // len(weight)):
+                z = torch.nn.functional.linear(hidden[tile].to(dtype), low, shift)
+                for block in _slices(len(z), BLOCK // len(weight) if device == "cpu" else len(z)):
+                    rows = slice(tile.start + block.start, tile.start + block.stop)
+                    x = z[block].to(torch.float32, copy=True)
+                    x = x if temperature == 1.0 else x.div_(temperature)
+                    chosen = x.gather(-1, target[rows].unsqueeze(-1)).squeeze(-1)
+                    top = x.amax(-1, keepdim=True)
+                    p = torch.exp(x.sub_(top))
+                    total = p.sum(-1)
+                    norm = total.log()
+                    entropy[rows] = norm - torch.linalg.vecdot(p, x) / total  # H = log Z - E[z]
+                    normaliser[rows] = norm + top.squeeze(-1)
+                    log_prob[rows] = chosen - normaliser[rows]
+                    if keep:
+                        z[block] = p.div_(total.unsqueeze(-1))
         ctx.save_for_backward(hidden, weight, bias, target, normaliser, entropy)
+        ctx.probabilities = z if keep else None
         ctx.temperature, ctx.dtype = temperature, dtype
         return log_prob, entropy
 
@@ -63,26 +62,27 @@ class _LinearLogProb(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor):
         grad_log_prob, grad_entropy = gradients
         hidden, weight, bias, target, normaliser, entropy = ctx.saved_tensors
-        low = weight.to(ctx.dtype)
+        low, shift = weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
+        kept, ctx.probabilities = ctx.probabilities, None  # overwritten below, so of use once
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         with_entropy = bool(grad_entropy.any())
-        step = _tiles(len(hidden), len(weight)).step
-        for i in _tiles(len(hidden), len(weight)):
-            tile = slice(i, i + step)
+        for tile in _slices(len(hidden), len(hidden) if kept is not None else TILE // len(weight)):
             rows = hidden[tile].to(ctx.dtype)
-            z = _logits(rows, low, None if bias is None else bias.to(ctx.dtype), ctx.temperature)
-            log_p = z.sub_(normaliser[tile].unsqueeze(-1))
-            if with_entropy:
-                p = log_p.exp()
-                slope = grad_log_prob[tile].unsqueeze(-1) + grad_entropy[tile].unsqueeze(-1) * (
-                    log_p + entropy[tile].unsqueeze(-1)
-                )
-                grad = p.mul_(slope.neg_())
+            if kept is not None:
+                p = kept
             else:
-                grad = log_p.exp_().mul_(-grad_log_prob[tile].unsqueeze(-1))
-            grad[torch.arange(len(grad), device=grad.device), target[tile]] += grad_log_prob[tile]
+                z = torch.nn.functional.linear(rows, low, shift).float().div_(ctx.temperature)
+                p = z.sub_(normaliser[tile].unsqueeze(-1)).exp_()
+            # d log p_t / dz = [t] - p and dH / dz = -p (log p + H)
+            chosen, spread = grad_log_prob[tile].to(p.dtype), grad_entropy[tile].to(p.dtype)
+            slope = (chosen + spread * entropy[tile].to(p.dtype)).neg_().unsqueeze(-1)
+            if with_entropy:
+                grad = (p * slope).sub_(torch.xlogy(p, p).mul_(spread.unsqueeze(-1)))
+            else:
+                grad = p.mul_(slope)
+            grad[torch.arange(len(grad), device=grad.device), target[tile]] += chosen
             if ctx.temperature != 1.0:
                 grad /= ctx.temperature
             grad = grad.to(ctx.dtype)
@@ -92,3 +92,9 @@ class _LinearLogProb(torch.autograd.Function):
             if grad_bias is not None:
                 grad_bias += grad.sum(0).to(grad_bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _slices(count: int, size: int) -> list[slice]:
+    """`count` rows in runs of `size`, which is at least 1 here."""
+    size = max(size, 1)
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]

@@ -13,6 +13,8 @@ from operant.text.data import load
 
 OPENING = 3
 """Words of a sentence that are the prompt."""
+PHRASES = 12_000
+"""Short phrases with a thumb that the reward model reads, and as many others for the judge."""
 SIZES = {"sentiment_movie_reviews": 8_000_000, "text_classic_books": 3_000_000}
 """Characters of each source of text that are read."""
 
@@ -23,18 +25,17 @@ def prepare(data: Path, out: Path, seed: int) -> None:
     rng.shuffle(thumbs)
     evaluation, judged, taught = thumbs[:800], thumbs[800:4400], thumbs[4400:]
     demonstrations = [cut(t.response) for t in taught]
-    good = [t.response for t in taught if t.good]
-    bad = [t.response for t in taught if not t.good]
+    phrases = sentences(data / "sentiment_pros_cons")
+    rng.shuffle(phrases)
     write(out / "text.jsonl", [{"text": t} for t in texts(data, rng)])
     write(out / "demonstrations.jsonl", [{"prompt": p, "response": r} for p, r in demonstrations])
-    pairs = [(rng.choice(good), rng.choice(bad)) for _ in range(2 * max(len(good), len(bad)))]
+    pairs = [*compared(taught, rng), *compared(taught, rng), *compared(phrases[PHRASES : 2 * PHRASES], rng)]
+    rng.shuffle(pairs)
     write(out / "judgements.jsonl", [{"prompt": "", "chosen": better, "rejected": worse} for better, worse in pairs])
     write(out / "prompts.jsonl", [{"prompt": p} for p in sorted({p for p, _ in demonstrations})])
     openings = {cut(t.response)[0] for t in evaluation}
     write(out / "evaluation.jsonl", [{"prompt": p} for p in sorted(openings)[:500]])
-    phrases = sentences(data / "sentiment_pros_cons")
-    rng.shuffle(phrases)
-    reviews = [{"prompt": "", "response": t.response, "label": int(t.good)} for t in [*judged, *phrases[:12_000]]]
+    reviews = [{"prompt": "", "response": t.response, "label": int(t.good)} for t in [*judged, *phrases[:PHRASES]]]
     rng.shuffle(reviews)
     write(out / "judge.jsonl", reviews)
 
@@ -42,6 +43,14 @@ def prepare(data: Path, out: Path, seed: int) -> None:
 def sentences(folder: Path) -> list[Any]:
     """Sentences with a thumb."""
     return list(load(folder, kind="thumb", columns={"response": "text"}).records)
+
+
+def compared(thumbs: list[Any], rng: random.Random) -> list[tuple[str, str]]:
+    """(liked, not liked) at random, as many as there are of the rarer kind."""
+    liked, not_liked = ([t.response for t in thumbs if t.good is good] for good in (True, False))
+    rng.shuffle(liked)
+    rng.shuffle(not_liked)
+    return list(zip(liked, not_liked, strict=False))
 
 
 def cut(sentence: str) -> tuple[str, str]:

@@ -60,7 +60,7 @@ class RewardModel(nn.Module):
 
     def forward(self, context: Context) -> Float[Tensor, "B T"]:
         """The scalar at each place; meaningless where there is no decision."""
-        return self.at(pack(context, multiple=width_multiple(self.dtype, context.token.device)))
+        return self.at(pack(context, multiple=shape_multiple(self.dtype, context.token.device)))
 
 
 class LanguageModel(nn.Module):
@@ -94,13 +94,18 @@ class LanguageModel(nn.Module):
 
     def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
         """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
-        packed = pack(observation, multiple=width_multiple(self.dtype, action.device))
+        packed = pack(observation, multiple=shape_multiple(self.dtype, action.device))
         mask = observation.mask
         log_prob, entropy, value = (torch.zeros(mask.shape, device=action.device) for _ in range(3))
         with autocast(self.dtype, action.device):
-            hidden = hidden_states(self.model, packed)[packed.place[mask]]
+            place, target = packed.place[mask], action[mask]
+            count = len(place)
+            extra = -count % (2 * shape_multiple(self.dtype, action.device))
+            place, target = (nn.functional.pad(x, (0, extra)) for x in (place, target))
+            hidden = hidden_states(self.model, packed)[place]
             head = self.model.get_output_embeddings()
-            chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, action[mask], self.temperature)
+            chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, target, self.temperature)
+            hidden, chosen, uncertainty = hidden[:count], chosen[:count], uncertainty[:count]
             if self.value is not None and not isinstance(self.value, RewardModel):
                 value = value.masked_scatter(mask, self.value(hidden).squeeze(-1).float())
         if isinstance(self.value, RewardModel):
@@ -323,9 +328,9 @@ def as_reference(policy: LanguageModel, reference: LanguageModel | None) -> Iter
         yield policy
 
 
-def width_multiple(dtype: str, device: torch.device) -> int:
+def shape_multiple(dtype: str, device: torch.device) -> int:
     """What the width of a batch should be a multiple of: a CPU makes a new 16-bit kernel for every new shape, in ms."""
-    return 16 if dtype != "float32" and device.type == "cpu" else 1
+    return 32 if dtype != "float32" and device.type == "cpu" else 1
 
 
 def autocast(dtype: str, device: torch.device) -> Any:

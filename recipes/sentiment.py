@@ -46,11 +46,11 @@ def sentences(folder: Path) -> list[Any]:
 
 
 def compared(thumbs: list[Any], rng: random.Random) -> list[tuple[str, str]]:
-    """(liked, not liked) at random, as many as there are of the rarer kind."""
+    """(liked, not liked) at random, as many as there are of the rarer kind, but for the same words under both."""
     liked, not_liked = ([t.response for t in thumbs if t.good is good] for good in (True, False))
     rng.shuffle(liked)
     rng.shuffle(not_liked)
-    return list(zip(liked, not_liked, strict=False))
+    return [(a, b) for a, b in zip(liked, not_liked, strict=False) if a != b]
 
 
 def cut(sentence: str) -> tuple[str, str]:

@@ -91,7 +91,13 @@ class TestFolder:
         for name in PIECES:
             config = tomllib.loads((aligned / name / "config.toml").read_text())
             assert config["run"]["algorithm"] == {"ppo": "rlhf", "ppo_ptx": "rlhf"}.get(name, name)
-            assert config["machine"] == {"seed": 0, "threads": 1, "dtype": "float32", "checkpoint_every": 1}
+            assert config["machine"] == {
+                "seed": 0,
+                "threads": 1,
+                "dtype": "float32",
+                "compile": False,
+                "checkpoint_every": 1,
+            }
             assert summary_of(aligned / name)
             assert (aligned / name / "metrics.jsonl").is_file()
         code, said, _ = operant("generate", "--model", aligned / "ppo", "--prompt", "Q:", "--max-new-tokens", 4)

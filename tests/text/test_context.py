@@ -20,9 +20,9 @@ def flat(groups: list[tuple[list[int], list[list[int]]]]) -> tuple[list[list[int
     return [p for p, group in groups for _ in group], [r for _, group in groups for r in group]
 
 
-def seen(context: Context, share: bool = True) -> list[list[tuple[list[int], list[int]]]]:
+def seen(context: Context, share: bool = True, multiple: int = 1) -> list[list[tuple[list[int], list[int]]]]:
     """For every decision of every row, the (tokens, positions) that its place can attend to, in order of position."""
-    packed = pack(context, share)
+    packed = pack(context, share, multiple)
     height, width = packed.token.shape
     everyone = torch.ones(width, width, dtype=torch.bool).tril().expand(height, 1, -1, -1)
     attention = everyone if packed.attention is None else packed.attention
@@ -158,6 +158,14 @@ class TestPack:
         dirty, clean = pack(dataclasses.replace(context, token=token)), pack(context)
         assert torch.equal(dirty.token, clean.token)
         assert torch.equal(dirty.place, clean.place)
+
+    @given(groups, st.booleans(), st.integers(2, 16))
+    def test_a_wider_row_sees_the_same(self, groups, share, multiple):
+        context, _, _ = rows(*flat(groups))
+        packed = pack(context, share, multiple)
+        assert packed.token.shape[1] % multiple == 0
+        assert packed.attention is None or packed.attention.any(-1).all()
+        assert seen(context, share, multiple) == seen(context, share)
 
     @given(groups)
     def test_micro_batches_see_what_the_whole_sees(self, groups):

@@ -1,4 +1,4 @@
-"""Tiled log-probs and entropies against the whole table of logits."""
+"""Log-probs and entropies, kept or tiled, against the whole table of logits."""
 
 import math
 
@@ -26,9 +26,15 @@ def table(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, t
 @pytest.fixture(params=[1, 2 * V, 5 * V, 10**6], ids=["one row", "2 rows", "5 rows", "all rows"])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_head, "TILE", request.param)
+    monkeypatch.setattr(lm_head, "BLOCK", request.param)
 
 
-@pytest.mark.usefixtures("tile")
+@pytest.fixture(params=[0, N * V], ids=["computed again", "kept"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_head, "KEPT", request.param)
+
+
+@pytest.mark.usefixtures("tile", "kept")
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
 def test_values_and_gradients_are_those_of_log_softmax(temperature, bias):
@@ -54,11 +60,21 @@ def test_either_output_may_go_unused(which):
     )
 
 
-def test_no_table_of_logits_is_kept_for_the_way_back():
+def test_going_back_twice_gives_the_same_gradient_twice():
+    """What was kept is overwritten the first time."""
+    hidden, weight, b, target = inputs()
+    log_prob, _ = linear_log_prob(hidden, weight, b, target)
+    once, again = (torch.autograd.grad(log_prob.sum(), [hidden, weight, b], retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(once, again)
+
+
+def test_no_large_table_of_logits_is_kept_for_the_way_back(monkeypatch):
+    monkeypatch.setattr(lm_head, "KEPT", N * V - 1)
     kept: list[int] = []
     hidden, weight, b, target = inputs()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        linear_log_prob(hidden, weight, b, target)
+        found, _ = linear_log_prob(hidden, weight, b, target)
+    assert found.grad_fn.probabilities is None
     assert kept
     assert max(kept) < N * V
 
@@ -102,7 +118,7 @@ def test_a_second_derivative_is_refused_and_not_wrong():
         first.sum().backward()
 
 
-@pytest.mark.usefixtures("tile")
+@pytest.mark.usefixtures("tile", "kept")
 def test_mixed_precision_is_that_of_autocast():
     """Logits in bfloat16, everything after them and all gradients in float32."""
     hidden, weight, b, target = inputs()

@@ -186,7 +186,9 @@ def stage(options: Options, name: str) -> None:
         command, settings = command_of(options, name)
         module = importlib.import_module(f"operant.cli.{command}")
         folder = options.out / name
-        machine = common.Machine(options.seed, options.threads, options.dtype, options.compile, options.checkpoint_every)
+        machine = common.Machine(
+            options.seed, options.threads, options.dtype, options.compile, options.checkpoint_every
+        )
         own = module.Options(out=folder, machine=machine, **settings)
         resume = (folder / "config.toml").is_file()
         if resume:

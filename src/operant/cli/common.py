@@ -39,6 +39,19 @@ class Machine:
     """Steps between checkpoints; 0 = by time, about every 30 seconds."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How data files are read."""
+
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Names of columns that are not recognised, as role column: prompt question response answer."""
+    skip_bad: bool = False
+    """Leave out records that cannot be used and say how many, instead of stopping at the first."""
+
+    def load(self, source: str, kind: str | tuple[str, ...]) -> data.Dataset:
+        return data.load(source, kind=kind, columns=self.columns or None, skip_bad=self.skip_bad)
+
+
 def begin(machine: Machine) -> None:
     """Seeds, and the threads if they are already known. Before anything random happens."""
     quiet()
@@ -237,9 +250,9 @@ def fresh_reward_model(name: str) -> RewardModel:
     return reward_model_from(load_causal(name)[0])
 
 
-def read_prompts(source: str, columns: dict[str, str], bpe: Any, longest: int, new_tokens: int) -> list[list[int]]:
+def read_prompts(source: str, reading: Reading, bpe: Any, longest: int, new_tokens: int) -> list[list[int]]:
     """Prompts as token ids; those that leave no room for an answer are left out, and that is said."""
-    dataset = data.load(source, kind="prompt", columns=columns or None)
+    dataset = reading.load(source, "prompt")
     print(dataset.describe())
     found = [tokens.encode_prompt(bpe, record.prompt) for record in dataset.records]
     return fitting(found, longest, "prompts", list(map(len, found)), new_tokens)

@@ -9,7 +9,6 @@ from operant.algorithms.preference import dpo as algorithm
 from operant.cli import common
 from operant.cli.reward import size
 from operant.core.errors import InputError
-from operant.text import data
 from operant.text.language_model import LanguageModel, context_limit, frozen
 from operant.text.tokenizer import tokenize
 
@@ -24,11 +23,10 @@ class Options:
     """Comparisons: a file, a folder or a hub name."""
     out: Path = Path("runs/dpo")
     """The run folder to write."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column."""
     lora: int = 0
     """Rank of LoRA adapters; 0 trains all weights. The reference is then the model without them."""
     dpo: OmitArgPrefixes[algorithm.Config] = dataclasses.field(default_factory=algorithm.Config)
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
     machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
 
 
@@ -37,7 +35,7 @@ def run(options: Options, resume: bool) -> None:
         return
     common.begin(options.machine)
     causal, bpe = common.load_causal(options.model)
-    dataset = data.load(options.data, kind="ranking", columns=options.columns or None)
+    dataset = options.reading.load(options.data, "ranking")
     print(dataset.describe())
     comparisons = [tokenize(bpe, record) for record in dataset.records]
     comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]

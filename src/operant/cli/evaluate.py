@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import OmitArgPrefixes
+
 from operant.cli import common
 from operant.cli.reward import accuracy, size
 from operant.cli.rlhf import find_reward
 from operant.core.errors import InputError
 from operant.core.statistics import win_rate
 from operant.experiment.files import atomic_write
-from operant.text import data
 from operant.text.language_model import LanguageModel, context_limit
 from operant.text.sampling import sample
 from operant.text.tokenizer import encode_prompt, stop_ids, tokenize
@@ -35,8 +36,6 @@ class Options:
     """The model whose answers they are compared with."""
     judge: str | None = None
     """Who judges: a reward model, or a Python function as file.py:name or module:name."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column."""
     max_new_tokens: int = 64
     """Longest answer."""
     temperature: float = 1.0
@@ -47,6 +46,7 @@ class Options:
     """Seed of the sampling."""
     out: Path | None = None
     """A JSON file to write the figures to."""
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
 
 
 def run(options: Options, resume: bool) -> None:
@@ -65,7 +65,7 @@ def run(options: Options, resume: bool) -> None:
 
 def test_reward_model(options: Options, name: str) -> dict[str, Any]:
     model, bpe = common.load_reward(name)
-    dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
+    dataset = options.reading.load(options.data, ("ranking", "thumb"))
     print(dataset.describe())
     judgements: list[Any] = [tokenize(bpe, record) for record in dataset.records]
     judgements = common.fitting(judgements, context_limit(model.model), "judgements", [size(j) for j in judgements])
@@ -78,7 +78,7 @@ def compare(options: Options, model: str, against: str, judge: str) -> dict[str,
     """Both models answer every prompt once; the judge's higher score wins."""
     players = [common.load_causal(name) for name in (model, against)]
     judges = [find_reward(judge, bpe) for _, bpe in players]
-    dataset = data.load(options.data, kind="prompt", columns=options.columns or None)
+    dataset = options.reading.load(options.data, "prompt")
     print(dataset.describe())
     prompts = [[encode_prompt(bpe, record.prompt) for _, bpe in players] for record in dataset.records]
     longest = min(*(context_limit(causal) for causal, _ in players), *(limit for _, _, limit in judges))

@@ -123,7 +123,9 @@ def rank_by_reward(options: Any) -> None:
     reward = model_reward(common.load_reward(str(options.out / "reward"))[0])
     s, k = options.sampling, options.sampling.responses
     longest = context_limit(model)
-    prompts = common.read_prompts(str(options.out / "data" / "prompts.jsonl"), {}, bpe, longest, s.max_new_tokens)
+    prompts = common.read_prompts(
+        str(options.out / "data" / "prompts.jsonl"), common.Reading(), bpe, longest, s.max_new_tokens
+    )
     found = sample(LanguageModel(model), prompts, stop_ids(bpe, model), s.max_new_tokens, k)
     scores = reward(found)
     if s.missing_stop_score is not None:

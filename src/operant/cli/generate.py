@@ -4,6 +4,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from tyro.conf import OmitArgPrefixes
+
 from operant.algorithms.preference.best_of_n import best_of_n
 from operant.cli import common
 from operant.core.errors import InputError
@@ -24,8 +26,6 @@ class Options:
     """Prompts, given here."""
     data: str | None = None
     """Prompts from a file, a folder or a hub name."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column."""
     completions: int = 1
     """Responses to each prompt."""
     best_of: int = 1
@@ -42,6 +42,7 @@ class Options:
     """Seed of the sampling."""
     out: Path | None = None
     """A JSONL file to write {prompt, response} to; without it, the screen."""
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
 
 
 def run(options: Options, resume: bool) -> None:
@@ -56,7 +57,7 @@ def run(options: Options, resume: bool) -> None:
     longest = context_limit(causal)
     prompts = [encode_prompt(bpe, p) for p in options.prompt]
     if options.data is not None:
-        prompts += common.read_prompts(options.data, options.columns, bpe, longest, options.max_new_tokens)
+        prompts += common.read_prompts(options.data, options.reading, bpe, longest, options.max_new_tokens)
     if not prompts:
         raise InputError("no prompts: give --prompt TEXT or --data FILE")
     if (too_long := max(map(len, prompts)) + options.max_new_tokens) > longest:

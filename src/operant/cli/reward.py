@@ -27,13 +27,12 @@ class Options:
     """Judgements: a file, a folder or a hub name."""
     out: Path = Path("runs/reward")
     """The run folder to write."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column."""
     demonstrations: str | None = None
     """Responses that shall score 0 on average; without it, the responses in the data."""
     held_out: float = 0.1
     """Share of prompts that is kept for the accuracy; 0 keeps none."""
     reward: OmitArgPrefixes[reward_model.Config] = dataclasses.field(default_factory=reward_model.Config)
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
     machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
 
 
@@ -62,7 +61,7 @@ def run(options: Options, resume: bool) -> None:
         return
     common.begin(options.machine)
     causal, bpe = common.load_causal(options.model)
-    dataset = data.load(options.data, kind=("ranking", "thumb"), columns=options.columns or None)
+    dataset = options.reading.load(options.data, ("ranking", "thumb"))
     print(dataset.describe())
     found: list[Comparison | Judgement] = [tokenize(bpe, record) for record in dataset.records]
     longest, seed = context_limit(causal), options.machine.seed

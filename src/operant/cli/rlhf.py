@@ -28,8 +28,6 @@ class World:
     """Prompts: a file, a folder or a hub name; of demonstrations or comparisons the prompts are taken."""
     reward: str
     """What to maximise: a reward model (folder, run or hub name), or a Python function, file.py:name or module:name."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column."""
     max_new_tokens: int = 64
     """Longest answer."""
     temperature: float = 1.0
@@ -43,26 +41,33 @@ class World:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """Improve a model by PPO with a KL penalty to the model it starts from."""
+class Improvement:
+    """What every command needs that improves a model against a reward."""
 
     model: str
     """Model to improve, and reference: a model folder, a run or a hub name."""
+    lora: int = 0
+    """Rank of LoRA adapters; 0 trains all weights. The reference is then the model without them."""
+    ptx_data: tuple[str, ...] = ()
+    """Pretraining text to mix in (PPO-ptx); its weight is --ptx-coefficient."""
+    world: OmitArgPrefixes[World]
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
+    machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(Improvement):
+    """Improve a model by PPO with a KL penalty to the model it starts from."""
+
     out: Path = Path("runs/rlhf")
     """The run folder to write."""
     value: str = "separate"
     """The value function: "separate" (starts as the reward model, or the policy) or "shared" (a head on the policy)."""
-    lora: int = 0
-    """Rank of LoRA adapters; 0 trains all weights. The reference is then the model without them."""
-    ptx_data: tuple[str, ...] = ()
-    """Pretraining text for PPO-ptx; its weight is --ptx-coefficient."""
-    world: OmitArgPrefixes[World]
     rlhf: OmitArgPrefixes[algorithm.Config] = dataclasses.field(default_factory=algorithm.Config)
-    machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
 
 
 def run(options: Options, resume: bool, measures: Mapping[str, Callable[[Any], Reward]] | None = None) -> None:
-    improve(options, options.rlhf, algorithm.train, "rlhf", resume, options.value, options.ptx_data, measures)
+    improve(options, options.rlhf, algorithm.train, "rlhf", resume, options.value, measures)
 
 
 def improve(
@@ -72,15 +77,14 @@ def improve(
     command: str,
     resume: bool,
     value: str = "none",
-    ptx_data: tuple[str, ...] = (),
     measures: Mapping[str, Callable[[Any], Reward]] | None = None,
 ) -> None:
     """One run of PPO, RLOO or GRPO: `config` and `train` are the algorithm's, `measures` take the tokenizer."""
     if value not in ("separate", "shared", "none"):
         raise InputError(f'the value function is "separate" or "shared", not {value!r}')
-    if config.ptx_coefficient and not ptx_data:
+    if config.ptx_coefficient and not options.ptx_data:
         raise InputError("--ptx-coefficient mixes in pretraining text: say which with --ptx-data")
-    if ptx_data and not config.ptx_coefficient:
+    if options.ptx_data and not config.ptx_coefficient:
         raise InputError("--ptx-data mixes in pretraining text: say how much with --ptx-coefficient, such as 1")
     if not common.pending(options.out, resume):
         return
@@ -89,7 +93,7 @@ def improve(
     causal, bpe = common.load_causal(options.model)
     reward, reward_trunk, limit = find_reward(w.reward, bpe)
     longest = min(context_limit(causal), limit)
-    prompts = common.read_prompts(w.prompts, w.columns, bpe, longest, w.max_new_tokens)
+    prompts = common.read_prompts(w.prompts, options.reading, bpe, longest, w.max_new_tokens)
     reference = None
     if options.lora:
         causal = common.with_lora(causal, options.lora)
@@ -113,7 +117,7 @@ def improve(
         prompts, reward, stop_ids(bpe, causal), w.max_new_tokens, getattr(config, "completions", 1),
         w.missing_stop_score, getattr(torch, dtype), logged, machine.seed,
     )  # fmt: skip
-    text = documents(bpe, texts(ptx_data), config.ptx_block) if ptx_data else []
+    text = documents(bpe, texts(options.ptx_data), config.ptx_block) if options.ptx_data else []
     state = algorithm.init(policy, reference, world, config, text, machine.seed)
     metrics, shown = train(state, config), ("objective/score", "objective/kl")
     folder = common.start(options, command, resume)

@@ -7,7 +7,6 @@ from tyro.conf import OmitArgPrefixes
 
 from operant.algorithms.preference import sft as algorithm
 from operant.cli import common
-from operant.text import data
 from operant.text.language_model import LanguageModel, context_limit
 from operant.text.tokenizer import Example, tokenize
 
@@ -22,13 +21,12 @@ class Options:
     """Demonstrations: a file, a folder or a hub name."""
     out: Path = Path("runs/sft")
     """The run folder to write."""
-    columns: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Names of columns that are not recognised, as role column: prompt question response answer."""
     held_out: float = 0.05
     """Share of prompts that is kept for the final loss; 0 keeps none."""
     lora: int = 0
     """Rank of LoRA adapters; 0 trains all weights."""
     sft: OmitArgPrefixes[algorithm.Config] = dataclasses.field(default_factory=algorithm.Config)
+    reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
     machine: OmitArgPrefixes[common.Machine] = dataclasses.field(default_factory=common.Machine)
 
 
@@ -37,7 +35,7 @@ def run(options: Options, resume: bool) -> None:
         return
     common.begin(options.machine)
     model, bpe = common.load_causal(options.model)
-    dataset = data.load(options.data, kind=("demonstration", "chat"), columns=options.columns or None)
+    dataset = options.reading.load(options.data, ("demonstration", "chat"))
     print(dataset.describe())
     found: list[Example] = [tokenize(bpe, record) for record in dataset.records]
     lengths = [len(e.prompt) + len(e.response) for e in found]

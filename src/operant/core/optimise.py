@@ -1,5 +1,6 @@
-"""One step of gradient descent, the same in every algorithm."""
+"""Gradient descent, the same in every algorithm."""
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -7,6 +8,47 @@ import torch
 from torch import Tensor, nn
 
 from operant.core.errors import require_finite
+from operant.core.schedules import Schedule, scheduled
+
+
+@dataclasses.dataclass(frozen=True)
+class Descent:
+    """What learning from a fixed set of examples needs to say about its steps."""
+
+    epochs: int = 1
+    """Passes over the examples."""
+    batch: int = 16
+    """Examples in a step: demonstrations, or prompts with their responses."""
+    micro_batch: int = 1024
+    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
+    learning_rate: float = 5e-4
+    """Peak step size of AdamW."""
+    schedule: Schedule = "cosine"
+    """How the step size goes down after the warmup."""
+    warmup: float = 0.0
+    """Fraction of the run over which the step size rises from 0."""
+    floor: float = 0.1
+    """Fraction of the peak at which the schedule ends."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    max_gradient_norm: float = 1.0
+    """Gradients longer than this are shortened to it."""
+
+    def steps(self, examples: int) -> int:
+        """Optimiser steps of the whole run; the last of each epoch may have a smaller batch."""
+        return self.epochs * -(-examples // self.batch)
+
+    def step_size(self, step: int, examples: int) -> float:
+        """The step size of step `step`, counted from 0."""
+        done = (step + 1) / (self.steps(examples) + 1)
+        return self.learning_rate * scheduled(self.schedule, done, self.warmup, self.floor)
+
+    def adamw(self, module: nn.Module) -> torch.optim.Optimizer:
+        """AdamW (Loshchilov and Hutter 2019) on all that is not frozen, β = (0.9, 0.95)."""
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            parameters, lr=self.learning_rate, betas=(0.9, 0.95), weight_decay=self.weight_decay, fused=True
+        )
 
 
 def descend(

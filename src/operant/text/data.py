@@ -123,7 +123,7 @@ def load(
             if first is None:
                 raise InputError(f"{where}: {error}") from None
             if not skip_bad:
-                raise InputError(f"{where}: {error}. Correct the record, or leave out such ones: skip_bad") from None
+                raise InputError(f"{where}: {error}. Correct the record, or leave out such ones: --skip-bad") from None
             left_out[error.reason] += 1
             continue
         if "preference" in names:

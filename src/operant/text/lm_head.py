@@ -77,11 +77,10 @@ class _LinearLogProb(torch.autograd.Function):
                 p = z.sub_(normaliser[tile].unsqueeze(-1)).exp_()
             # d log p_t / dz = [t] - p and dH / dz = -p (log p + H)
             chosen, spread = grad_log_prob[tile].to(p.dtype), grad_entropy[tile].to(p.dtype)
-            slope = (chosen + spread * entropy[tile].to(p.dtype)).neg_().unsqueeze(-1)
-            if with_entropy:
-                grad = (p * slope).sub_(torch.xlogy(p, p).mul_(spread.unsqueeze(-1)))
-            else:
-                grad = p.mul_(slope)
+            bent = torch.xlogy(p, p).mul_(spread.unsqueeze(-1)) if with_entropy else None
+            grad = p.mul_((chosen + spread * entropy[tile].to(p.dtype)).neg_().unsqueeze(-1))
+            if bent is not None:
+                grad -= bent
             grad[torch.arange(len(grad), device=grad.device), target[tile]] += chosen
             if ctx.temperature != 1.0:
                 grad /= ctx.temperature

@@ -10,7 +10,6 @@ network once, however many pairs it is in, and its prompt is computed once for a
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.losses import dpo_loss, ipo_loss
-from operant.core.optimise import descend
+from operant.core.optimise import Descent, descend
 from operant.core.record import micro_batches
-from operant.core.schedules import Schedule, scheduled
+from operant.core.schedules import Schedule
 from operant.core.shuffle import Shuffle
 from operant.text.context import rows
 from operant.text.language_model import LanguageModel, as_reference
@@ -33,13 +32,11 @@ Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Descent):
     epochs: int = 1
     """Passes over the comparisons."""
     batch: int = 16
     """Prompts in a step."""
-    micro_batch: int = 1024
-    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
     reference_beta: float = 0.1
     """β: how dear distance to the reference is."""
     objective: Literal["dpo", "ipo"] = "dpo"
@@ -54,10 +51,6 @@ class Config:
     """Fraction of the run over which the step size rises from 0."""
     floor: float = 0.0
     """Fraction of the peak at which the schedule ends."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_gradient_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
 
 
 @dataclasses.dataclass
@@ -89,13 +82,6 @@ def init(
     comparisons = [c for c in comparisons if len(set(c.ranks)) > 1]
     if not comparisons:
         raise InputError("every comparison is a tie: DPO has nothing to learn from")
-    optimizer = torch.optim.AdamW(
-        [p for p in policy.parameters() if p.requires_grad],
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
     with torch.no_grad(), as_reference(policy, reference) as frozen:
         fixed: list[Tensor] = [torch.empty(0)] * len(comparisons)
         for index in micro_batches(extent(comparisons), config.micro_batch):
@@ -103,12 +89,12 @@ def init(
             pieces = log_probs(frozen, chosen).split([len(c.responses) for c in chosen])
             for i, piece in zip(index.tolist(), pieces, strict=True):
                 fixed[i] = piece
-    return State(policy, optimizer, Shuffle(len(comparisons), seed), fixed, comparisons)
+    return State(policy, config.adamw(policy), Shuffle(len(comparisons), seed), fixed, comparisons)
 
 
 def steps(state: State, config: Config) -> int:
     """Optimiser steps of the whole run."""
-    return config.epochs * math.ceil(len(state.comparisons) / config.batch)
+    return config.steps(len(state.comparisons))
 
 
 def extent(comparisons: Sequence[Comparison]) -> Tensor:
@@ -179,9 +165,7 @@ def update(state: State, index: Sequence[int], config: Config) -> Metrics:
                 shown.setdefault(name, []).append(x.detach())
             yield part
 
-    rate = config.learning_rate * scheduled(
-        config.schedule, (state.step + 1) / (steps(state, config) + 1), config.warmup, config.floor
-    )
+    rate = config.step_size(state.step, len(state.comparisons))
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step)
     return {
         "loss/dpo": torch.stack(losses).sum().item(),

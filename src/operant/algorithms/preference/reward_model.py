@@ -10,7 +10,6 @@ learned by the same loss against a score of 0: log σ(r) for a liked one, log σ
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -20,9 +19,8 @@ from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.losses import bradley_terry_loss, ranking_loss
-from operant.core.optimise import descend
+from operant.core.optimise import Descent, descend
 from operant.core.record import micro_batches
-from operant.core.schedules import Schedule, scheduled
 from operant.core.shuffle import Shuffle
 from operant.text.context import Context, last_places
 from operant.text.language_model import RewardModel
@@ -33,25 +31,13 @@ Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Descent):
     epochs: int = 1
     """Passes over the judgements; a second one may overfit."""
     batch: int = 16
     """Prompts (or single judged responses) in a step."""
-    micro_batch: int = 1024
-    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
     learning_rate: float = 6e-4
     """Peak step size of AdamW."""
-    schedule: Schedule = "cosine"
-    """How the step size goes down after the warmup."""
-    warmup: float = 0.0
-    """Fraction of the run over which the step size rises from 0."""
-    floor: float = 0.1
-    """Fraction of the peak at which the schedule ends."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_gradient_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
     ties: Literal["drop", "half"] = "drop"
     """Pairs of equal rank are left out, or learned as even odds."""
 
@@ -80,15 +66,12 @@ def init(model: RewardModel, judgements: Sequence[Comparison | Judgement], confi
             f"none of {len(judgements)} judgements teaches anything: every one is a tie. Add comparisons with a better "
             'response, or learn ties as even odds with ties "half"'
         )
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
-    )
-    return State(model, optimizer, Shuffle(len(judgements), seed), judgements)
+    return State(model, config.adamw(model), Shuffle(len(judgements), seed), judgements)
 
 
 def steps(state: State, config: Config) -> int:
     """Optimiser steps of the whole run."""
-    return config.epochs * math.ceil(len(state.judgements) / config.batch)
+    return config.steps(len(state.judgements))
 
 
 def endings(judgements: Sequence[Comparison | Judgement]) -> tuple[Context, list[slice]]:
@@ -157,9 +140,7 @@ def update(state: State, judgements: Sequence[Comparison | Judgement], config: C
             margins.extend(margins_of(scores.detach(), chosen))
             yield part
 
-    rate = config.learning_rate * scheduled(
-        config.schedule, (state.step + 1) / (steps(state, config) + 1), config.warmup, config.floor
-    )
+    rate = config.step_size(state.step, len(state.judgements))
     norm = descend(state.optimizer, parts(), rate, config.max_gradient_norm, state.step, context)
     margin = torch.tensor(margins or [0.0])
     return {

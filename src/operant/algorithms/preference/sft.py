@@ -8,7 +8,6 @@ Behaviour cloning: every demonstrated token is a decision with advantage 1, the 
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -16,9 +15,8 @@ from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.losses import masked_mean, policy_gradient_loss
-from operant.core.optimise import descend
+from operant.core.optimise import Descent, descend
 from operant.core.record import micro_batches
-from operant.core.schedules import Schedule, scheduled
 from operant.core.shuffle import Shuffle
 from operant.text.context import rows
 from operant.text.language_model import LanguageModel
@@ -28,25 +26,11 @@ Metrics = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Descent):
     epochs: int = 2
     """Passes over the demonstrations."""
     batch: int = 32
     """Demonstrations in a step."""
-    micro_batch: int = 1024
-    """Tokens that go through the network at once, padding included; 1,024 suit a CPU's caches, a GPU likes more."""
-    learning_rate: float = 5e-4
-    """Peak step size of AdamW."""
-    schedule: Schedule = "cosine"
-    """How the step size goes down after the warmup."""
-    warmup: float = 0.0
-    """Fraction of the run over which the step size rises from 0."""
-    floor: float = 0.1
-    """Fraction of the peak at which the schedule ends."""
-    weight_decay: float = 0.0
-    """AdamW's weight decay."""
-    max_gradient_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
 
 
 @dataclasses.dataclass
@@ -61,16 +45,12 @@ class State:
 def init(policy: LanguageModel, examples: Sequence[Example], config: Config, seed: int = 0) -> State:
     if not examples:
         raise InputError("there are no demonstrations to learn from; give at least one")
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True
-    )
-    return State(policy, optimizer, Shuffle(len(examples), seed), examples)
+    return State(policy, config.adamw(policy), Shuffle(len(examples), seed), examples)
 
 
 def steps(state: State, config: Config) -> int:
     """Optimiser steps of the whole run."""
-    return config.epochs * math.ceil(len(state.examples) / config.batch)
+    return config.steps(len(state.examples))
 
 
 def parts(policy: LanguageModel, examples: Sequence[Example], micro_batch: int) -> Iterator[Tensor]:
@@ -100,8 +80,7 @@ def update(state: State, examples: Sequence[Example], config: Config) -> Metrics
             losses.append(part.detach())
             yield part
 
-    done = (state.step + 1) / (steps(state, config) + 1)
-    rate = config.learning_rate * scheduled(config.schedule, done, config.warmup, config.floor)
+    rate = config.step_size(state.step, len(state.examples))
     norm = descend(state.optimizer, kept(), rate, config.max_gradient_norm, state.step)
     return {
         "loss/language_model": torch.stack(losses).sum().item(),

@@ -1,0 +1,74 @@
+"""The way back of attention in 16 bits, against attention in float32."""
+
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from operant.text import attention
+from operant.text.attention import FastBackward
+from operant.text.context import rows
+from operant.text.language_model import LanguageModel, compile_layers, decode, small_model
+
+B, H, L, D = 2, 4, 9, 8
+
+
+def gradients(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> list[Tensor]:
+    """(output, gradients) of a fixed function of attention."""
+    found = scaled_dot_product_attention(query, key, value, **options).float()
+    slope = torch.linspace(-1, 1, found.numel()).view(found.shape)
+    return [found, *torch.autograd.grad((found * slope).sum(), [query, key, value])]
+
+
+def masks() -> dict[str, Any]:
+    some = torch.rand(B, 1, L, L) < 0.5
+    readable = (some | torch.eye(L, dtype=torch.bool)) & torch.ones(L, L, dtype=torch.bool).tril()
+    added = torch.zeros(B, 1, L, L).masked_fill(~readable, float("-inf"))
+    return {
+        "causal": {"is_causal": True},
+        "selecting": {"attn_mask": readable},
+        "added": {"attn_mask": added},
+        "none, scaled": {"scale": 0.3},
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("which", ["causal", "selecting", "added", "none, scaled"])
+def test_gradients_are_those_of_float32_within_rounding(which, groups, monkeypatch):
+    options = masks()[which] | ({"enable_gqa": True} if groups > 1 else {})
+    query = torch.randn(B, H, L, D, requires_grad=True)
+    key, value = (torch.randn(B, H // groups, L, D, requires_grad=True) for _ in range(2))
+    exact = gradients(query, key, value, **options)
+    used = []
+    own = attention._Attention.apply
+    monkeypatch.setattr(attention._Attention, "apply", lambda *a: used.append(a) or own(*a))
+    with torch.autocast("cpu", torch.bfloat16), FastBackward():
+        found = gradients(query, key, value, **options)
+    assert len(used) == 1
+    for x, due in zip(found, exact, strict=True):
+        torch.testing.assert_close(x, due, rtol=0.05, atol=0.03 * due.abs().max().item())
+
+
+def test_float32_is_left_as_it_is():
+    query, key, value = (torch.randn(B, H, L, D, requires_grad=True) for _ in range(3))
+    exact = gradients(query, key, value, is_causal=True)
+    with FastBackward():
+        found = gradients(query, key, value, is_causal=True)
+    assert all(map(torch.equal, found, exact))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while it imports its compiler
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_layers_say_the_same_and_decode_the_same():
+    torch.manual_seed(0)
+    model = small_model(vocabulary=17, width=16, layers=1, heads=2, context=32)
+    policy = LanguageModel(model)
+    context, action, mask = rows([[1, 2]] * 2 + [[3]], [[4, 5], [6], [7, 8, 9]])
+    plain, (hidden, _) = policy.evaluate(context, action), decode(model, context.token, None)
+    compile_layers(model)
+    torch.testing.assert_close(policy.evaluate(context, action), plain, rtol=1e-4, atol=1e-5)
+    policy.evaluate(context, action).log_prob[mask].sum().backward()
+    assert torch.equal(decode(model, context.token, None)[0], hidden)

@@ -132,8 +132,8 @@ def test_none_is_a_word_in_files(tmp_path):
 def test_columns_are_roles_and_names(tmp_path):
     columns = {"prompt": "question", "response": "answer.text"}
     flags = ["--columns", "prompt", "question", "response", "answer.text"]
-    config = given_in(tmp_path, '[columns]\nprompt = "question"\nresponse = "answer.text"\n')
-    assert read("sft", *flags).columns == read("sft", *config).columns == columns
+    config = given_in(tmp_path, '[reading.columns]\nprompt = "question"\nresponse = "answer.text"\n')
+    assert read("sft", *flags).reading.columns == read("sft", *config).reading.columns == columns
 
 
 # What is wrong
@@ -159,8 +159,8 @@ def test_an_unknown_key_names_the_nearest(tmp_path):
         ("sft", "model = 3\n", "model is 3; it must be a text in quotes"),
         ("sft", "out = 3\n", "out is 3; it must be a path"),
         ("sft", "sft = 3\n", "sft is 3; it must be a table of settings"),
-        ("sft", "columns = 3\n", "columns is 3; it must be a table of texts"),
-        ("sft", "[columns]\nprompt = 3\n", "columns is {'prompt': 3}; it must be a table of texts"),
+        ("sft", "[reading]\ncolumns = 3\n", "reading.columns is 3; it must be a table of texts"),
+        ("sft", "[reading.columns]\nprompt = 3\n", "reading.columns is {'prompt': 3}; it must be a table of texts"),
         ("rlhf", "[rlhf]\nwhiten_rewards = 1\n", "rlhf.whiten_rewards is 1; it must be true or false"),
         ("rlhf", '[rlhf]\nvalue_clip = "low"\n', "rlhf.value_clip is 'low'; it must be a number or \"none\""),
         ("rlhf", 'ptx_data = "text.jsonl"\n', "ptx_data is 'text.jsonl'; it must be a list: each a text in quotes"),
@@ -363,7 +363,8 @@ def test_any_value_comes_back(value_clip, score, words, clip):
         options,
         model=words,
         ptx_data=(words,),
-        world=dataclasses.replace(options.world, missing_stop_score=score, columns={words: words}),
+        world=dataclasses.replace(options.world, missing_stop_score=score),
+        reading=dataclasses.replace(options.reading, columns={words: words}),
         rlhf=dataclasses.replace(options.rlhf, value_clip=value_clip, clip=clip),
     )
     assert there_and_back(options) == options

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,11 @@ def function_reward(function: TextReward, tokenizer: Any) -> Reward:
         try:
             scores = [float(x) for x in function(prompts, responses)]
         except Exception as error:
-            raise InputError(f"the reward function {name} raised {type(error).__name__}: {error}") from error
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise InputError(
+                f"the reward function {name} raised {type(error).__name__}: {error} ({place.filename}:{place.lineno}), "
+                f"called with {len(prompts)} prompts from {prompts[0]!r} on"
+            ) from error
         if len(scores) != len(responses):
             raise InputError(f"the reward function {name} returned {len(scores)} scores for {len(responses)} responses")
         for prompt, response, x in zip(prompts, responses, scores, strict=True):

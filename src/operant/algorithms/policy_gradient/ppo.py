@@ -163,7 +163,8 @@ def update(
     metrics["policy/old_policy_beta"] = state.old_policy_penalty.coefficient
     if config.value_coefficient:
         metrics["value/explained_variance"] = _explained_variance(batch)
-    state.old_policy_penalty.update(metrics["policy/approx_kl"])
+    last_epoch = steps[-(len(steps) // config.epochs) :]
+    state.old_policy_penalty.update(torch.stack([s["policy/approx_kl"] for s in last_epoch]).mean().item())
     return metrics
 
 

@@ -1,35 +1,16 @@
 """One page, `report.html`, from what a run folder holds. Nothing in it is fetched from a network."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from operant.core.errors import InputError
 from operant.core.statistics import Estimate
 from operant.experiment import plots
+from operant.experiment.findings import STAGES, Findings, estimates, place, read_run, within
 from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, number
-
-RUN_FILES = ("config.toml", "metrics.jsonl", "summary.json", "samples.jsonl")
-
-STAGES = {
-    "pretrain": ("Pretraining", "Read the corpus and learnt to predict each next token."),
-    "pretrained": ("Pretrained", "The model as pretraining left it, asked directly."),
-    "prompted": ("Prompted", "The pretrained model again, asked to answer truthfully or say that it does not know."),
-    "sft": ("SFT", "Imitated demonstrations: the answers a labeller would write."),
-    "reward": ("Reward model", "Learnt from ranked answers to give the preferred one the higher score."),
-    "ppo": ("PPO", "Tried answers, raised their learned score, and paid for every step away from SFT."),
-    "ppo_ptx": ("PPO-ptx", "PPO with the pretraining loss mixed in, to keep what the base model knew."),
-    "grpo": ("GRPO", "Raised the learned score, judging each answer against others to the same prompt."),
-    "rloo": ("RLOO", "Raised the learned score, judging each answer against the mean of the others."),
-    "dpo": ("DPO", "Learnt from the same rankings directly: no reward model, no sampling."),
-}
-"""What the stages of an alignment are called, in their order, and what each did."""
 
 HEADLINES = {"wrong": "Wrong, stated as fact", "unknown": "“I do not know”", "true_reward": "True reward"}
 """Figures that lead the page where they were measured; elsewhere the first three that there are."""
@@ -38,24 +19,6 @@ SHARES = {*KINDS, "win_rate", "win_rates", "reward_model_accuracy", "within_styl
 """Figures, and groups of them, that are shown as a percentage."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """What a run folder holds; an alignment has its stages as runs within."""
-
-    name: str
-    config: str
-    metrics: dict[str, Curve]
-    summary: dict[str, Any]
-    samples: list[dict[str, Any]]
-    stages: "list[Findings]"
-
-    @property
-    def results(self) -> dict[str, dict[str, Any]]:
-        """The final figures of every stage that was evaluated, in the order of the stages."""
-        found = {name: value for name, value in _within(self.summary, "stages").items() if isinstance(value, dict)}
-        return {name: found[name] for name in sorted(found, key=_place)}
 
 
 def write_report(folders: list[Path], out: Path) -> None:
@@ -76,62 +39,6 @@ def write_report(folders: list[Path], out: Path) -> None:
         ) from error
 
 
-def read_run(folder: Path, name: str) -> Findings:
-    """Read a run folder and the run folders directly within it."""
-    if not folder.is_dir():
-        raise InputError(f"no run folder at {folder}; give a folder that an operant command wrote, such as runs/demo")
-    parts = [p for p in folder.iterdir() if p.is_dir() and any((p / file).is_file() for file in RUN_FILES)]
-    if not parts and not any((folder / file).is_file() for file in RUN_FILES):
-        raise InputError(
-            f"{folder} is no run folder: neither it nor a folder in it has one of {', '.join(RUN_FILES)}; "
-            "give a folder that an operant command wrote, such as runs/demo"
-        )
-    summary = folder / "summary.json"
-    return Findings(
-        name,
-        _read(folder / "config.toml"),
-        _curves(_read_lines(folder / "metrics.jsonl")),
-        _read_object(_read(summary), str(summary)) if summary.is_file() else {},
-        _read_lines(folder / "samples.jsonl"),
-        [read_run(part, part.name) for part in sorted(parts, key=lambda part: _place(part.name))],
-    )
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def _read_object(text: str, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        spot = where if error.lineno == 1 else f"{where}:{error.lineno}"
-        raise InputError(f"{spot} is not JSON ({error.msg}): {text[:60]!r}; mend or remove it") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where} holds {text[:60]!r} where a JSON object was expected; mend or remove it")
-    return value
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines file. A last line cut short is one that is still being written: left out."""
-    lines = _read(path).split("\n")
-    if not lines[-1].rstrip().endswith("}"):
-        lines.pop()
-    return [_read_object(line, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _curves(lines: list[dict[str, Any]]) -> dict[str, Curve]:
-    """Every metric over its steps. A step written again, as after a resume, counts once, with its last value."""
-    found: dict[str, dict[float, float]] = {}
-    for i, line in enumerate(lines):
-        step = estimate(line.get("step", i))
-        for name, value in _estimates(line).items():
-            if name != "step" and step:
-                found.setdefault(name, {})[step.mean] = value.mean
-    points = {name: sorted(values.items()) for name, values in found.items()}
-    return {name: Curve(*np.array(pairs, dtype=float).T) for name, pairs in points.items()}
-
-
 def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Estimate]:
     """Every figure in nested objects, named by its path."""
     found: dict[str, Estimate] = {}
@@ -144,7 +51,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Estimate]:
 
 
 def _shares(value: Any) -> dict[str, float]:
-    figures = _estimates(value) if isinstance(value, dict) else {}
+    figures = estimates(value) if isinstance(value, dict) else {}
     return {kind: figures[kind].mean for kind in KINDS if kind in figures}
 
 
@@ -168,22 +75,9 @@ def _measured(run: Findings) -> str:
     return f" {', '.join(facts).capitalize()}." if facts else ""
 
 
-def _within(value: Any, key: str) -> dict[str, Any]:
-    inner = value.get(key) if isinstance(value, dict) else None
-    return inner if isinstance(inner, dict) else {}
-
-
-def _place(stage: str) -> tuple[int, str]:
-    return ([*STAGES].index(stage) if stage in STAGES else len(STAGES), stage)
-
-
 def _title(stage: str) -> str:
     words = stage.replace("_", " ")
     return STAGES[stage][0] if stage in STAGES else words[:1].upper() + words[1:]
-
-
-def _estimates(figures: dict[str, Any]) -> dict[str, Estimate]:
-    return {key: value for key in figures if (value := estimate(figures[key])) is not None}
 
 
 def _signed(x: float) -> str:
@@ -256,7 +150,7 @@ def _headline(run: Findings) -> str:
     seconds = _seconds(run)
     trained = {stage.name: stage.metrics for stage in run.stages or [run]}
     rows = []
-    for name in sorted({*trained} | ({*run.results} - {"pretrained"}), key=_place):
+    for name in sorted({*trained} | ({*run.results} - {"pretrained"}), key=place):
         last = max((curve.x[-1] for curve in trained.get(name, {}).values()), default=0)
         facts = [f"{number(last)} steps"] if last > 0 else []
         facts += [duration(seconds[name])] if name in seconds else []
@@ -269,7 +163,7 @@ def _headline(run: Findings) -> str:
 
 def _tiles(run: Findings) -> list[str]:
     """The main figures, each with a sentence that says what it means."""
-    trained = {name: _estimates(value) for name, value in run.results.items() if name not in ("pretrained", "prompted")}
+    trained = {name: estimates(value) for name, value in run.results.items() if name not in ("pretrained", "prompted")}
     if not trained:
         return [_tile(name, {"": value}, "", name) for name, value in _flat(run.summary).items()][:6]
     base, *later = trained
@@ -280,7 +174,7 @@ def _tiles(run: Findings) -> list[str]:
         changes = [_change(key, _title(name), flow[base], flow[name]) for name in later if name in flow]
         reading = f"Against {_title(base)}: {'; '.join(changes)}." if changes else ""
         tiles.append(_tile(HEADLINES.get(key, key.replace("_", " ")), flow, reading, key))
-    wins = {name: value for name, value in _estimates(_within(run.summary, "win_rates")).items() if name in trained}
+    wins = {name: value for name, value in estimates(within(run.summary, "win_rates")).items() if name in trained}
     if wins:
         words = ("no clear difference", "clearly better", "clearly worse")
         verdicts = [f"{_title(name)} {words[(rate.low > 0.5) - (rate.high < 0.5)]}" for name, rate in wins.items()]
@@ -322,10 +216,10 @@ def _side_by_side(runs: Sequence[Findings]) -> str:
 def _outcome(run: Findings) -> str:
     """Win rates against SFT, and what kinds of answer each stage gives."""
     parts = []
-    rates = _estimates(_within(run.summary, "win_rates"))
+    rates = estimates(within(run.summary, "win_rates"))
     if rates:
         rates.setdefault("sft", Estimate(0.5, 0.5, 0.5))
-        rows = [(_title(name), rates[name]) for name in sorted(rates, key=_place)]
+        rows = [(_title(name), rates[name]) for name in sorted(rates, key=place)]
         title = "How often each model’s answer is preferred to SFT’s"
         caption = (
             "Dot: win rate, ties count half; line: 95% interval. Blue: clearly better than SFT; orange: clearly worse; "
@@ -344,10 +238,10 @@ def _exposures(run: Findings) -> str:
     """What kinds of answer each stage gives, by how often the corpus told the fact."""
     parts = []
     for name, result in run.results.items():
-        levels = _within(result, "by_exposure")
+        levels = within(result, "by_exposure")
         rows = []
         for level in sorted(levels, key=_level):
-            reward = _estimates(levels[level]).get("true_reward") if isinstance(levels[level], dict) else None
+            reward = estimates(levels[level]).get("true_reward") if isinstance(levels[level], dict) else None
             rows.append((_exposure(level), _shares(levels[level]), _signed(reward.mean) if reward else ""))
         if any(row[1] for row in rows):
             title = f"{_title(name)}: answers by exposure"
@@ -359,7 +253,7 @@ def _exposures(run: Findings) -> str:
 
 def _measures(run: Findings) -> list[str]:
     """For data without kinds of answer: every figure that is a share, stage by stage."""
-    figures = {name: _estimates(value) for name, value in run.results.items()}
+    figures = {name: estimates(value) for name, value in run.results.items()}
     base = "sft" if "sft" in figures else next(iter(figures), "")
     parts = []
     for key in figures.get(base, {}):
@@ -404,7 +298,7 @@ def _reward_and_kl(run: Findings) -> str:
 
 def _reward_model(run: Findings) -> str:
     accuracy, agreement = run.summary.get("reward_model_accuracy"), estimate(run.summary.get("labeller_agreement"))
-    figures = _estimates(accuracy) if isinstance(accuracy, dict) else _estimates({"held out": accuracy})
+    figures = estimates(accuracy) if isinstance(accuracy, dict) else estimates({"held out": accuracy})
     lines = {"chance": 0.5} | ({"labellers": agreement.mean} if agreement else {})
     parts = []
     if figures:
@@ -414,7 +308,7 @@ def _reward_model(run: Findings) -> str:
             caption += f" Second line: labellers’ agreement, {number(agreement.mean, True)}."
         rows = [(name.replace("_", " "), value) for name, value in figures.items()]
         parts.append(_figure(title, caption, plots.interval_chart(rows, title, lines, _floor(figures))))
-    exposures = _estimates(_within(accuracy, "by_exposure"))
+    exposures = estimates(within(accuracy, "by_exposure"))
     if exposures:
         title = "Reward model: accuracy by exposure"
         caption = "Near the line of chance it cannot tell right from wrong, whatever its overall accuracy says."
@@ -434,7 +328,7 @@ def _learning_curves(runs: Sequence[Findings]) -> str:
     html = _legend({f"f{i % plots.COLOURS}": run.name for i, run in enumerate(runs)}) if several else ""
     reading = "Line: running mean." if several else "Line: running mean, with its last value; pale: as measured."
     html += f'<p class="note">Across: training steps. {reading}</p>'
-    for stage in sorted(stages, key=_place):
+    for stage in sorted(stages, key=place):
         names = {name for metrics in stages[stage] for name in metrics} - {"time/seconds"}
         names = sorted(names, key=lambda name: (name.startswith("time/"), [*METRICS, name].index(name), name))
         panels = [_panel(name, [metrics.get(name) for metrics in stages[stage]]) for name in names]
@@ -457,7 +351,7 @@ def _samples(run: Findings) -> str:
         for sample in stage.samples:
             said = answers.setdefault(str(sample.get("prompt", "")), {})
             said.setdefault(str(sample.get("stage", stage.name)), []).append(_answer(sample))
-    stages = sorted({stage for said in answers.values() for stage in said}, key=_place)
+    stages = sorted({stage for said in answers.values() for stage in said}, key=place)
     rows = []
     for prompt in sorted(answers, key=lambda prompt: -len(answers[prompt]))[:40]:
         said = [(escape(_title(stage)), "".join(answers[prompt].get(stage, [])[-2:])) for stage in stages]
@@ -484,20 +378,18 @@ def _answer(sample: dict[str, Any]) -> str:
 
 
 def _tables(run: Findings) -> str:
-    rates = _within(run.summary, "win_rates")
-    names = sorted({*run.results, *rates}, key=_place)
-    sampled = {name: _within(run.results, name) | {"win_rate": rates.get(name)} for name in names}
-    greedy = {name: _within(result, "greedy") for name, result in run.results.items()}
-    judge = {"labeller_agreement": run.summary.get("labeller_agreement")} | _within(
-        run.summary, "reward_model_accuracy"
-    )
+    rates = within(run.summary, "win_rates")
+    names = sorted({*run.results, *rates}, key=place)
+    sampled = {name: within(run.results, name) | {"win_rate": rates.get(name)} for name in names}
+    greedy = {name: within(result, "greedy") for name, result in run.results.items()}
+    judge = {"labeller_agreement": run.summary.get("labeller_agreement")} | within(run.summary, "reward_model_accuracy")
     parts = [
         _results(f"Answers sampled at temperature {run.summary.get('temperature', 'as set')}", sampled),
         _results("Greedy answers: always the likeliest token", greedy),
         _results("Reward model", {"reward": judge}),
     ]
     for name, result in run.results.items():
-        levels = _within(result, "by_exposure")
+        levels = within(result, "by_exposure")
         rows = {_exposure(level): levels[level] for level in sorted(levels, key=_level)}
         parts.append(_results(f"{_title(name)} by exposure", rows, folded=True))
     for stage in [run, *run.stages]:
@@ -509,7 +401,7 @@ def _tables(run: Findings) -> str:
 
 def _results(title: str, results: dict[str, Any], folded: bool = False) -> str:
     """Rows of results by every estimate that any of them has."""
-    figures = {name: _estimates(value) for name, value in results.items() if isinstance(value, dict) and value}
+    figures = {name: estimates(value) for name, value in results.items() if isinstance(value, dict) and value}
     columns = [*dict.fromkeys(key for value in figures.values() for key in value)]
     if not columns:
         return ""
@@ -525,7 +417,7 @@ def _results(title: str, results: dict[str, Any], folded: bool = False) -> str:
 
 def _settings(run: Findings) -> str:
     seconds = _seconds(run)
-    rows = [[escape(_title(name)), duration(seconds[name])] for name in sorted(seconds, key=_place)]
+    rows = [[escape(_title(name)), duration(seconds[name])] for name in sorted(seconds, key=place)]
     rows.append(["All", duration(sum(seconds.values()))])
     html = _figure("How long each stage took", "By the clock on the wall.", _table(["", ""], rows)) if seconds else ""
     for stage in [run, *run.stages]:
@@ -539,4 +431,4 @@ def _seconds(run: Findings) -> dict[str, float]:
     """How long each stage took: by the summary, or by the last line of its metrics."""
     clocks = {stage.name: stage.metrics.get("time/seconds") for stage in run.stages or [run]}
     measured = {name: float(clock.y[-1]) for name, clock in clocks.items() if clock}
-    return measured | {name: value.mean for name, value in _estimates(_within(run.summary, "seconds")).items()}
+    return measured | {name: value.mean for name, value in estimates(within(run.summary, "seconds")).items()}

@@ -329,7 +329,7 @@ def as_reference(policy: LanguageModel, reference: LanguageModel | None) -> Iter
 
 
 def shape_multiple(dtype: str, device: torch.device) -> int:
-    """What the width of a batch should be a multiple of: a CPU makes a new 16-bit kernel for every new shape, in ms."""
+    """What widths should be multiples of: a CPU takes milliseconds, and memory, for a new 16-bit kernel per shape."""
     return 32 if dtype != "float32" and device.type == "cpu" else 1
 
 

@@ -94,24 +94,21 @@ class LanguageModel(nn.Module):
 
     def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
         """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
-        packed = pack(observation, multiple=shape_multiple(self.dtype, action.device))
-        mask = observation.mask
+        multiple = shape_multiple(self.dtype, action.device)
+        packed, mask = pack(observation, multiple=multiple), observation.mask
+        count = int(mask.sum())
+        place, target = (nn.functional.pad(x[mask], (0, -count % multiple)) for x in (packed.place, action))
         log_prob, entropy, value = (torch.zeros(mask.shape, device=action.device) for _ in range(3))
         with autocast(self.dtype, action.device):
-            place, target = packed.place[mask], action[mask]
-            count = len(place)
-            extra = -count % (2 * shape_multiple(self.dtype, action.device))
-            place, target = (nn.functional.pad(x, (0, extra)) for x in (place, target))
             hidden = hidden_states(self.model, packed)[place]
             head = self.model.get_output_embeddings()
             chosen, uncertainty = linear_log_prob(hidden, head.weight, head.bias, target, self.temperature)
-            hidden, chosen, uncertainty = hidden[:count], chosen[:count], uncertainty[:count]
             if self.value is not None and not isinstance(self.value, RewardModel):
-                value = value.masked_scatter(mask, self.value(hidden).squeeze(-1).float())
+                value = value.masked_scatter(mask, self.value(hidden[:count]).squeeze(-1).float())
         if isinstance(self.value, RewardModel):
             value = self.value.at(packed) * mask
-        log_prob = log_prob.masked_scatter(mask, chosen)
-        entropy = entropy.masked_scatter(mask, uncertainty)
+        log_prob = log_prob.masked_scatter(mask, chosen[:count])
+        entropy = entropy.masked_scatter(mask, uncertainty[:count])
         return Evaluation(log_prob, entropy, value)
 
     @torch.no_grad()

@@ -388,10 +388,10 @@ def machine() -> Row:
 
 
 def commit() -> str:
-    """Short hash of the checkout, with `+` where it has changes."""
+    """Short hash of the checkout, with `+` where more than results has changed."""
     git = ["git", "-C", str(ROOT)]
     done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"], capture_output=True, text=True)
     return done.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 

@@ -391,7 +391,8 @@ def commit() -> str:
     """Short hash of the checkout, with `+` where more than results has changed."""
     git = ["git", "-C", str(ROOT)]
     done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"], capture_output=True, text=True)
+    changes = [*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"]
+    changed = subprocess.run(changes, capture_output=True, text=True)
     return done.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 

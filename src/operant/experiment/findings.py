@@ -24,6 +24,7 @@ STAGES = {
     "grpo": ("GRPO", "Raised the learned score, judging each answer against others to the same prompt."),
     "rloo": ("RLOO", "Raised the learned score, judging each answer against the mean of the others."),
     "dpo": ("DPO", "Learnt from the same rankings directly: no reward model, no sampling."),
+    "judge": ("Judge", "Learnt from other judgements than the reward model, to compare the stages."),
 }
 """What the stages of an alignment are called, in their order, and what each did."""
 

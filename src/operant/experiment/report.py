@@ -173,7 +173,7 @@ def _tiles(run: Findings) -> list[str]:
         flow = {name: value[key] for name, value in trained.items() if key in value}
         changes = [_change(key, _title(name), flow[base], flow[name]) for name in later if name in flow]
         reading = f"Against {_title(base)}: {'; '.join(changes)}." if changes else ""
-        tiles.append(_tile(HEADLINES.get(key, key.replace("_", " ")), flow, reading, key))
+        tiles.append(_tile(HEADLINES.get(key, _title(key)), flow, reading, key))
     wins = {name: value for name, value in estimates(within(run.summary, "win_rates")).items() if name in trained}
     if wins:
         words = ("no clear difference", "clearly better", "clearly worse")
@@ -303,7 +303,12 @@ def _reward_model(run: Findings) -> str:
     parts = []
     if figures:
         title = "Reward model: how often it orders two answers rightly"
-        caption = "Noise free: by the true order. Within style: right against wrong in like words, the hard part."
+        readings = {
+            "noise_free": "Noise free: by the true order.",
+            "within_style": "Within style: right against wrong in like words, the hard part.",
+            "held_out_labels": "Held-out labels: judgements that it did not learn from.",
+        }
+        caption = " ".join(words for name, words in readings.items() if name in figures)
         if agreement:
             caption += f" Second line: labellers’ agreement, {number(agreement.mean, True)}."
         rows = [(name.replace("_", " "), value) for name, value in figures.items()]

@@ -2,7 +2,8 @@
 
 Needs, in one folder: dialogue_taskmaster4, pref_taskmaster_reward and dialogue_self_dialogue. The reward is pointwise,
 since most thumbs are unpaired; DPO learns from contexts with a liked and a disliked reply, movie tickets among them.
-The coffee conversations are split in three: for the reward model, for the judge, and for evaluation.
+The coffee conversations are split in three: for the reward model, for the judge, and for evaluation, without the
+contexts from which DPO learns: openings that many conversations share.
 """
 
 import json
@@ -33,14 +34,12 @@ def prepare(data: Path, out: Path, seed: int) -> None:
         labelled = [{"prompt": t.prompt, "response": t.response, "label": int(t.good)} for t in thumbs[part]]
         rng.shuffle(labelled)
         write(out / f"{name}.jsonl", labelled)
-    both = [
-        {"prompt": r.prompt, "responses": list(r.responses), "ranks": list(r.ranks)}
-        for part in ("reward", "judge", "tickets")
-        for r in load(parts[part], kind="ranking", columns=COLUMNS, skip_bad=True).records
-    ]
+    labels = data / "pref_taskmaster_reward"
+    rankings = load(labels, kind="ranking", columns=COLUMNS, skip_bad=True).records
+    both = [{"prompt": r.prompt, "responses": list(r.responses), "ranks": list(r.ranks)} for r in rankings]
     write(out / "comparisons.jsonl", both)
     write(out / "prompts.jsonl", [{"prompt": p} for p in sorted({t.prompt for t in thumbs["reward"]})])
-    held_out = sorted({t.prompt for t in thumbs["evaluation"]})
+    held_out = sorted({t.prompt for t in thumbs["evaluation"]} - {r.prompt for r in rankings})
     write(out / "evaluation.jsonl", [{"prompt": p} for p in rng.sample(held_out, min(400, len(held_out)))])
 
 

@@ -3,7 +3,7 @@
 Needs, in one folder: dialogue_taskmaster4, pref_taskmaster_reward and dialogue_self_dialogue. The reward is pointwise,
 since most thumbs are unpaired; DPO learns from contexts with a liked and a disliked reply, movie tickets among them.
 The coffee conversations are split in three: for the reward model, for the judge, and for evaluation, without the
-contexts from which DPO learns: openings that many conversations share.
+contexts that others learn from too: openings that many conversations share.
 """
 
 import json
@@ -39,7 +39,8 @@ def prepare(data: Path, out: Path, seed: int) -> None:
     both = [{"prompt": r.prompt, "responses": list(r.responses), "ranks": list(r.ranks)} for r in rankings]
     write(out / "comparisons.jsonl", both)
     write(out / "prompts.jsonl", [{"prompt": p} for p in sorted({t.prompt for t in thumbs["reward"]})])
-    held_out = sorted({t.prompt for t in thumbs["evaluation"]} - {r.prompt for r in rankings})
+    seen = {r.prompt for r in rankings} | {t.prompt for part in ("reward", "judge") for t in thumbs[part]}
+    held_out = sorted({t.prompt for t in thumbs["evaluation"]} - seen)
     write(out / "evaluation.jsonl", [{"prompt": p} for p in rng.sample(held_out, min(400, len(held_out)))])
 
 

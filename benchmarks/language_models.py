@@ -12,9 +12,10 @@ workload (`workload.make`). Then, per figure:
 3. the two sides run in turn, `--repeats` times, first one first, then the other;
 4. one JSON line is printed and appended to `benchmarks/results/language_models.jsonl`.
 
-The ratio is Operant over peer, taken run by run; the median and the range are given. A figure named `..._tuned` gives
-the peer what a search over packing, grouping, micro-batches and `torch.compile` found, and Operant `--compile`; the
-others take both sides as they are, without gradient checkpointing, in the dtype that is faster for each.
+The ratio is Operant over peer, taken run by run; the median and the range are given. Operant
+is tried with and without `--compile`, both sides in float32 and bfloat16, the peer without gradient checkpointing. A
+figure named `..._tuned` also gives the peer what a search over packing, grouping, micro-batches and `torch.compile`
+found; the others take its batches as its trainers make them.
 
 What a side does
 ----------------
@@ -114,7 +115,7 @@ class Figure:
     task: str
     peer: Side
     candidates: list[Options]
-    operant_candidates: list[Options] = field(default_factory=lambda: [{}])
+    operant_candidates: list[Options] = field(default_factory=lambda: [{}, {"compile": "1"}])
     both: Options = field(default_factory=dict)
     """Options of every run of both sides."""
     check_both: Options = field(default_factory=dict)
@@ -149,8 +150,8 @@ PPO = Figure(
 
 
 def tuned(figure: Figure, candidates: list[Options]) -> Figure:
-    """The same against the fastest of `candidates`, with Operant's layers compiled where that is faster."""
-    return replace(figure, candidates=candidates, operant_candidates=[{}, {"compile": "1"}])
+    """The same against the fastest of `candidates`."""
+    return replace(figure, candidates=candidates)
 
 
 FIGURES = {

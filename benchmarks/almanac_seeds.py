@@ -1,12 +1,12 @@
 """The demo's figures over several worlds: reads runs of `make demo-seeds`, prints and keeps their summary."""
 
 import json
-import platform
-import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 from statistics import mean
+
+from language_models import commit, machine
 
 STAGES = ("pretrained", "prompted", "sft", "ppo", "ppo_ptx", "dpo")
 KEYS = ("true_reward", "right", "hedged_right", "unknown", "hedged_wrong", "wrong", "kl")
@@ -31,11 +31,9 @@ def main(folders: list[str]) -> None:
     known = {name: [known_right(run["stages"][name]) for run in runs.values()] for name in STAGES}
     result = {
         "seeds": [run["seed"] for run in runs.values()],
-        "machine": f"{platform.processor() or platform.machine()}, 2 threads",
+        "machine": machine(),
         "date": date.today().isoformat(),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": commit(),
         "labeller_agreement": [run["labeller_agreement"] for run in runs.values()],
         "reward_model_accuracy": [run["reward_model_accuracy"] for run in runs.values()],
         "stages": figures,

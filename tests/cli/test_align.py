@@ -245,6 +245,7 @@ def test_a_recipe_with_data_of_its_own(operant, own, world, tmp_path):
     ranked: Sequence[Any] = [json.loads(line) for line in (out / "data" / "ranked.jsonl").read_text().splitlines()]
     assert {line["prompt"] for line in ranked} <= set(world.prompts)
     assert all(len(set(line["responses"])) == len(line["ranks"]) > 1 for line in ranked)
+    assert found["judge_accuracy"] == json.loads((out / "judge" / "summary.json").read_text())["held_out"]["accuracy"]
     # The judge starts from the pretrained model, and nothing learns from it.
     assert tomllib.loads((out / "judge" / "config.toml").read_text())["model"] == str(out / "pretrain")
     assert weights(out, "judge") != weights(out, "reward")

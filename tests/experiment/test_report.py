@@ -271,6 +271,16 @@ def test_figures_of_other_data_are_charted_and_tabled(tmp_path: Path) -> None:
     assert "0.47 to 0.53" in words
 
 
+@pytest.mark.parametrize(("accuracy", "chance"), [(around(0.83), False), (around(0.5), True)])
+def test_a_judge_is_only_as_good_as_its_accuracy(align: Path, tmp_path: Path, accuracy: Any, chance: bool) -> None:
+    summary = demo_summary() | {"judge_accuracy": accuracy}
+    (align / "summary.json").write_text(json.dumps(summary))
+    write_report([align], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert f"The judge orders {accuracy['mean']:.0%}".replace("%", "") in page
+    assert ("no better than chance" in page) == chance
+
+
 def test_several_runs_stand_side_by_side(align: Path, tmp_path: Path) -> None:
     other = tmp_path / "again" / "demo"
     shutil.copytree(align, other)

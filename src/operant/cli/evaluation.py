@@ -228,6 +228,7 @@ def evaluate(options: Any) -> None:
         "title": options.title,
         **agreement,
         "reward_model_accuracy": accuracies(options, judge, bpe),
+        **({"judge_accuracy": judged} if (judged := on_held_out(options.out / "judge")) else {}),
         "stages": stages,
         "win_rates": {name: win_rate(worth[name], worth["sft"], clusters) for name in stages if name != "sft"},
         "questions": len(prompts),
@@ -280,12 +281,18 @@ def samples_of(
     return found
 
 
+def on_held_out(folder: Path) -> dict[str, float] | None:
+    """The accuracy of a reward model on the judgements that its run kept aside; None where there is none."""
+    summary = folder / "summary.json"
+    held_out = json.loads(summary.read_text()).get("held_out") if summary.is_file() else None
+    return held_out["accuracy"] if held_out else None
+
+
 def accuracies(options: Any, judge: Judge, bpe: Any) -> dict[str, Any]:
     """How well the reward model orders answers, on held-out prompts."""
     found: dict[str, Any] = {}
-    held_out = json.loads((options.out / "reward" / "summary.json").read_text()).get("held_out") or {}
-    if held_out:
-        found["held_out_labels"] = held_out["accuracy"]
+    if held_out := on_held_out(options.out / "reward"):
+        found["held_out_labels"] = held_out
     if not judge.questions:
         return found
     model, _ = common.load_reward(str(options.out / "reward"))

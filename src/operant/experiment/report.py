@@ -15,7 +15,8 @@ from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, 
 HEADLINES = {"wrong": "Wrong, stated as fact", "unknown": "“I do not know”", "true_reward": "True reward"}
 """Figures that lead the page where they were measured; elsewhere the first three that there are."""
 
-SHARES = {*KINDS, "win_rate", "win_rates", "reward_model_accuracy", "within_style", "noise_free", "labeller_agreement"}
+JUDGEMENTS = {"win_rate", "win_rates", "reward_model_accuracy", "judge_accuracy", "labeller_agreement"}
+SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 """Figures, and groups of them, that are shown as a percentage."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
@@ -178,8 +179,19 @@ def _tiles(run: Findings) -> list[str]:
     if wins:
         words = ("no clear difference", "clearly better", "clearly worse")
         verdicts = [f"{_title(name)} {words[(rate.low > 0.5) - (rate.high < 0.5)]}" for name, rate in wins.items()]
-        tiles.append(_tile("Preferred to SFT’s answer", wins, f"50% is a draw: {'; '.join(verdicts)}.", "win_rate"))
+        tiles.append(
+            _tile("Preferred to SFT’s answer", wins, f"50% is a draw: {'; '.join(verdicts)}.{_judge(run)}", "win_rate")
+        )
     return tiles
+
+
+def _judge(run: Findings) -> str:
+    """How far the judge of the win rates can be trusted, where that was measured."""
+    accuracy = estimate(run.summary.get("judge_accuracy"))
+    if accuracy is None:
+        return ""
+    shown = f" The judge orders {number(accuracy.mean, True)} of the judgements rightly that it did not learn from"
+    return shown + (", which is no better than chance: its verdicts mean little." if accuracy.low <= 0.5 else ".")
 
 
 def _tile(name: str, flow: dict[str, Estimate], reading: str, key: str) -> str:
@@ -223,7 +235,7 @@ def _outcome(run: Findings) -> str:
         title = "How often each model’s answer is preferred to SFT’s"
         caption = (
             "Dot: win rate, ties count half; line: 95% interval. Blue: clearly better than SFT; orange: clearly worse; "
-            f"grey: undecided. SFT against itself is 50%.{_measured(run)}"
+            f"grey: undecided. SFT against itself is 50%.{_measured(run)}{_judge(run)}"
         )
         parts.append(_figure(title, caption, plots.interval_chart(rows, title, {"SFT": 0.5})))
     shares = [(_title(name), share, "") for name, value in run.results.items() if (share := _shares(value))]

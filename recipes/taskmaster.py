@@ -45,15 +45,14 @@ def prepare(data: Path, out: Path, seed: int) -> None:
 
 
 def split(path: Path, out: Path, rng: random.Random) -> dict[str, Path]:
-    """Coffee (TM-4) in three files, a conversation in one of them only; movie tickets (TM-3) in one more."""
-    rows: dict[str, list[dict[str, Any]]] = {"reward": [], "judge": [], "evaluation": [], "tickets": []}
+    """Coffee (TM-4) in three files, a conversation in one of them only."""
+    rows: dict[str, list[dict[str, Any]]] = {"reward": [], "judge": [], "evaluation": []}
     part_of: dict[str, str] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        part = "tickets"
         if row["set"].startswith("TM-4"):
-            part = part_of.setdefault(row["conversation_id"], rng.choices(list(rows), weights=(5, 3, 2, 0))[0])
-        rows[part].append(row)
+            part = part_of.setdefault(row["conversation_id"], rng.choices(list(rows), weights=(5, 3, 2))[0])
+            rows[part].append(row)
     files = {name: out / f"thumbs_{name}.jsonl" for name in rows}
     for name, file in files.items():
         write(file, rows[name])

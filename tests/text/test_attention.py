@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from operant.text import attention
 from operant.text.attention import FastBackward
+from operant.text.language_model import compile_layers
 
 B, H, L, D = 2, 4, 9, 8
 
@@ -58,6 +60,22 @@ def test_float32_is_left_as_it_is():
     with FastBackward():
         found = gradients(query, key, value, is_causal=True)
     assert all(map(torch.equal, found, exact))
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("OPT", {"ffn_dim": 32, "word_embed_proj_dim": 16}), ("GPTNeoX", {})])
+def test_every_layer_is_compiled_wherever_the_architecture_keeps_them(kind, settings, monkeypatch):
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=17,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        **settings,
+    )
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: compiled.append(layer))
+    compile_layers(getattr(transformers, f"{kind}ForCausalLM")(config))
+    assert len(compiled) == 2
 
 
 COMPILED = """

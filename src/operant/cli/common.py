@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 import warnings
@@ -89,6 +90,8 @@ def settle(machine: Machine, model: LanguageModel) -> Machine:
 
 def put_in_force(machine: Machine, *models: LanguageModel | RewardModel | None) -> None:
     """What the machine says of arithmetic, for the models that a run trains or asks."""
+    if machine.compile and device().type == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise InputError("--compile needs a C++ compiler and there is no g++: install one, or leave --compile out")
     for model in models:
         if model is not None:
             model.dtype = machine.dtype

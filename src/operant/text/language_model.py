@@ -193,7 +193,10 @@ def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> 
 
 def compile_layers(model: Any) -> None:
     """Compile each layer in place when it is first used, for any batch and length; decoding stays as it is."""
-    for layer in next(part for part in trunk(model).children() if isinstance(part, nn.ModuleList)):
+    layers = next((part for part in trunk(model).modules() if isinstance(part, nn.ModuleList)), None)
+    if layers is None:
+        raise InputError(f"{type(model).__name__} has no list of layers to compile: leave --compile out")
+    for layer in layers:
         layer.compile(dynamic=True)
 
 

@@ -1,4 +1,4 @@
-"""Log-probabilities of chosen tokens, at the memory of a few logits and not of the whole [tokens, vocabulary] table."""
+"""Log-probabilities of chosen tokens, without autograd's several copies of the [tokens, vocabulary] table of logits."""
 
 from typing import Any
 
@@ -23,15 +23,17 @@ def linear_log_prob(
     temperature: float = 1.0,
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """(log softmax(z)[target], entropy of softmax(z)) with z = (hidden Wᵀ + b) / temperature, in float32."""
-    return _LinearLogProb.apply(hidden, weight, bias, target, temperature)  # pyright: ignore[reportReturnType]
+    keep = torch.is_grad_enabled() and len(hidden) * len(weight) <= KEPT
+    return _LinearLogProb.apply(hidden, weight, bias, target, temperature, keep)  # pyright: ignore[reportReturnType]
 
 
 class _LinearLogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, temperature: float, keep: bool
+    ):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        keep = any(ctx.needs_input_grad) and len(hidden) * len(weight) <= KEPT
         log_prob, entropy, normaliser = torch.empty(3, len(hidden), device=hidden.device)
         low, shift = weight.to(dtype), None if bias is None else bias.to(dtype)
         z = None
@@ -90,7 +92,7 @@ class _LinearLogProb(torch.autograd.Function):
                 grad_weight += (grad.T @ rows).to(weight.dtype)
             if grad_bias is not None:
                 grad_bias += grad.sum(0).to(grad_bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _slices(count: int, size: int) -> list[slice]:

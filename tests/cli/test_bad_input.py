@@ -685,3 +685,10 @@ def test_a_place_that_may_not_be_written(tuned, tmp_path, operant):
     code, _, complained = operant("generate", "--model", tuned, "--prompt", "a", "--max-new-tokens", 4, "--out", where)
     assert code == 2
     assert complained.startswith(f"operant: cannot write {where}: ")
+
+
+def test_compiling_without_a_compiler(world, pretrained, refused, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    data = world / "demonstrations.jsonl"
+    said = refused("sft", "--model", pretrained, "--data", data, "--compile", "True")
+    assert said.startswith("--compile needs a C++ compiler")

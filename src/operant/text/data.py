@@ -138,17 +138,25 @@ def load(
             f"{source}: the preferences in {names['preference']!r} are all 0 or 1, which may mean tie and first or "
             "first and second; write a, b and tie"
         )
-    if records and wanted != found.kind:
-        converted, note = CONVERSIONS[found.kind, wanted](records)
-        records = list(converted)
-        notes += [note] if note else []
+    records, more = _wanted(records, found.kind, wanted)
+    notes += more
     if not records:
         raise InputError(f"{source}: no usable {wanted} is left ({'; '.join(notes)}); correct the data")
+    return Dataset(wanted, tuple(records), str(source), tuple(notes), tuple(names.values()))
+
+
+def _wanted(records: list[AnyRecord], found: Kind, wanted: Kind) -> tuple[list[AnyRecord], list[str]]:
+    """(records of the wanted kind, notes on how they came about); prompts once each."""
+    notes: list[str] = []
+    if records and wanted != found:
+        converted, note = CONVERSIONS[found, wanted](records)
+        records = list(converted)
+        notes += [note] if note else []
     if wanted == "prompt":
         count = len(records)
         records = list(dict.fromkeys(records))
         notes += [f"left out {count - len(records):,} repeated prompts"] if len(records) < count else []
-    return Dataset(wanted, tuple(records), str(source), tuple(notes), tuple(names.values()))
+    return records, notes
 
 
 def _choose(row: dict[str, Any], kinds: Sequence[Kind], columns: dict[str, str], first: Reading | None) -> Reading:

@@ -175,7 +175,9 @@ def decode(model: Any, token: Int[Tensor, "N S"], state: DecodeState | None) -> 
     """Hidden states of S more tokens a row, read through the cache."""
     new = torch.ones_like(token, dtype=torch.bool)
     if state is None:
-        output = trunk(model)(input_ids=token, use_cache=True)
+        from operant.text.cache import roomy_cache
+
+        output = trunk(model)(input_ids=token, past_key_values=roomy_cache(), use_cache=True)
         return output.last_hidden_state, DecodeState(output.past_key_values, new, new.sum(-1))
     steps = torch.arange(token.shape[1], device=token.device)
     readable = torch.cat([state.readable, new], -1)

@@ -1,4 +1,4 @@
-"""The way back of attention in 16 bits, against attention in float32."""
+"""Our own attention, in one row with spans and in padded rows, against torch's."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from operant.text import attention
-from operant.text.attention import FastBackward
+from operant.text.attention import OwnAttention
 from operant.text.language_model import compile_layers
 
 B, H, L, D = 2, 4, 9, 8
@@ -47,7 +47,7 @@ def test_gradients_are_those_of_float32_within_rounding(which, groups, monkeypat
     used = []
     own = attention._Attention.apply
     monkeypatch.setattr(attention._Attention, "apply", lambda *a: used.append(a) or own(*a))
-    with torch.autocast("cpu", torch.bfloat16), FastBackward():
+    with torch.autocast("cpu", torch.bfloat16), OwnAttention(None):
         found = gradients(query, key, value, **options)
     assert len(used) == 1
     for x, due in zip(found, exact, strict=True):
@@ -57,9 +57,53 @@ def test_gradients_are_those_of_float32_within_rounding(which, groups, monkeypat
 def test_float32_is_left_as_it_is():
     query, key, value = (torch.randn(B, H, L, D, requires_grad=True) for _ in range(3))
     exact = gradients(query, key, value, is_causal=True)
-    with FastBackward():
+    with OwnAttention(None):
         found = gradients(query, key, value, is_causal=True)
     assert all(map(torch.equal, found, exact))
+
+
+SPANS = [[(0, 0, 0, 7)], [(0, 0, 0, 5), (0, 2, 5, 11), (0, 2, 11, 12), (0, 0, 12, 14)], [(0, 9, 9, 13), (0, 0, 0, 9)]]
+
+
+def by_mask(spans: list[tuple[int, ...]], places: int) -> Tensor:
+    """Who attends to whom; places of no span attend to themselves."""
+    mask = torch.eye(places, dtype=torch.bool)
+    for a, b, c, d in spans:
+        mask[c:d, a:b] = True
+        mask[c:d, c:d] = torch.ones(d - c, d - c, dtype=torch.bool).tril()
+    return mask
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("block", [2, 3, 256])
+@pytest.mark.parametrize("spans", SPANS)
+def test_spans_see_what_a_mask_would_show_them(spans, block, groups, dtype, monkeypatch):
+    """Whatever stands at places of no span: the row is padded there."""
+    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "MULTIPLE", 2)
+    used = max(d for *_, d in spans)
+    query = torch.randn(1, H, used + 3, D, requires_grad=True)
+    key, value = (torch.randn(1, H // groups, used + 3, D, requires_grad=True) for _ in range(2))
+    options = {"enable_gqa": True} if groups > 1 else {}
+
+    def learned(**mask: Any) -> list[Tensor]:
+        found = scaled_dot_product_attention(query, key, value, **options, **mask).float()[:, :, :used]
+        slope = torch.linspace(-1, 1, found.numel()).view(found.shape)
+        return [found, *torch.autograd.grad((found * slope).sum(), [query, key, value])]
+
+    due = learned(attn_mask=by_mask(spans, used + 3))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"), OwnAttention(torch.tensor(spans)):
+        found = learned()
+        assert (scaled_dot_product_attention(query, key, value, **options)[:, :, used:] == 0).all()
+    error = {"float32": 1e-5, "bfloat16": 0.04}[dtype]
+    for x, y in zip(found, due, strict=True):
+        torch.testing.assert_close(x, y, rtol=error, atol=error * y.abs().max().item())
+
+
+def test_a_compiler_is_told_the_truth_about_spans():
+    tensors = [torch.randn(1, 14, H, D).transpose(1, 2).requires_grad_() for _ in range(3)]
+    torch.library.opcheck(attention.span_attention, (*tensors, torch.tensor(SPANS[1]), 0.4))
 
 
 @pytest.mark.parametrize(("kind", "settings"), [("OPT", {"ffn_dim": 32, "word_embed_proj_dim": 16}), ("GPTNeoX", {})])
@@ -80,6 +124,7 @@ def test_every_layer_is_compiled_wherever_the_architecture_keeps_them(kind, sett
 
 COMPILED = """
 import torch
+from operant.text import language_model
 from operant.text.context import rows
 from operant.text.language_model import LanguageModel, compile_layers, decode, small_model
 
@@ -98,8 +143,9 @@ policy = LanguageModel(model, dtype="bfloat16")
 plain = learned(policy)
 hidden, _ = decode(model, context.token, None)
 compile_layers(model)
-for x, y in zip(learned(policy), plain, strict=True):
-    torch.testing.assert_close(x, y, rtol=0.05, atol=0.05 * y.abs().max().item())
+for language_model.LONG in (1 << 30, 0):
+    for x, y in zip(learned(policy), plain, strict=True):
+        torch.testing.assert_close(x, y, rtol=0.05, atol=0.05 * y.abs().max().item())
 assert torch.equal(decode(model, context.token, None)[0], hidden)
 """
 

@@ -20,12 +20,20 @@ def flat(groups: list[tuple[list[int], list[list[int]]]]) -> tuple[list[list[int
     return [p for p, group in groups for _ in group], [r for _, group in groups for r in group]
 
 
-def seen(context: Context, share: bool = True, multiple: int = 1) -> list[list[tuple[list[int], list[int]]]]:
+def seen(
+    context: Context, share: bool = True, multiple: int = 1, single: bool = False
+) -> list[list[tuple[list[int], list[int]]]]:
     """For every decision of every row, the (tokens, positions) that its place can attend to, in order of position."""
-    packed = pack(context, share, multiple)
+    packed = pack(context, share, multiple, single)
     height, width = packed.token.shape
-    everyone = torch.ones(width, width, dtype=torch.bool).tril().expand(height, 1, -1, -1)
-    attention = everyone if packed.attention is None else packed.attention
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    attention = causal.expand(height, 1, -1, -1) if packed.attention is None else packed.attention
+    if packed.spans is not None:
+        assert height == 1
+        attention = torch.zeros(1, 1, width, width, dtype=torch.bool)
+        for a, b, c, d in packed.spans.tolist():
+            attention[0, 0, c:d, a:b] = True
+            attention[0, 0, c:d, c:d] = causal[c:d, c:d]
     position = torch.arange(width).expand(height, -1) if packed.position is None else packed.position
     found = []
     for places, mask in zip(packed.place, context.mask, strict=True):
@@ -110,10 +118,10 @@ class TestLastPlaces:
 
 
 class TestPack:
-    @given(groups, st.booleans())
-    def test_a_decision_sees_its_own_row_up_to_its_place_and_nothing_else(self, groups, share):
+    @given(groups, st.booleans(), st.booleans())
+    def test_a_decision_sees_its_own_row_up_to_its_place_and_nothing_else(self, groups, share, single):
         context, _, _ = rows(*flat(groups))
-        assert seen(context, share) == due(context)
+        assert seen(context, share, single=single) == due(context)
 
     @given(groups, st.randoms(use_true_random=False))
     def test_rows_of_one_prompt_need_not_be_neighbours(self, groups, random):
@@ -122,6 +130,7 @@ class TestPack:
         random.shuffle(order)
         context = rows(p, r)[0][torch.tensor(order)]
         assert seen(context) == due(context)
+        assert seen(context, single=True) == due(context)
 
     @given(groups, st.randoms(use_true_random=False))
     def test_any_part_of_a_row_can_be_read(self, groups, random):
@@ -131,6 +140,7 @@ class TestPack:
         place = torch.tensor([[random.randrange(-1, int(n)) for _ in range(3)] for n in length])
         context = dataclasses.replace(context, place=place)
         assert seen(context) == due(context)
+        assert seen(context, single=True) == due(context)
 
     @given(groups)
     def test_a_prompt_is_stored_once(self, groups):
@@ -141,6 +151,7 @@ class TestPack:
         packed = pack(context)
         lengths = [len(prompt) + sum(map(len, group)) for prompt, group in groups]
         assert packed.token.shape == (len(groups), max(lengths))
+        assert pack(context, flat=True).token.shape == (1, sum(lengths))
 
     @given(groups)
     def test_no_place_attends_to_nothing(self, groups):
@@ -159,13 +170,19 @@ class TestPack:
         assert torch.equal(dirty.token, clean.token)
         assert torch.equal(dirty.place, clean.place)
 
-    @given(groups, st.booleans(), st.integers(2, 16))
-    def test_a_wider_row_sees_the_same(self, groups, share, multiple):
+    @given(groups, st.booleans(), st.integers(2, 16), st.booleans())
+    def test_a_wider_row_sees_the_same(self, groups, share, multiple, single):
         context, _, _ = rows(*flat(groups))
-        packed = pack(context, share, multiple)
+        packed = pack(context, share, multiple, single)
         assert packed.token.shape[1] % multiple == 0
         assert packed.attention is None or packed.attention.any(-1).all()
-        assert seen(context, share, multiple) == seen(context, share)
+        assert seen(context, share, multiple, single) == seen(context, share)
+
+    @given(groups, st.booleans())
+    def test_no_token_of_a_single_row_is_in_two_spans(self, groups, share):
+        packed = pack(rows(*flat(groups))[0], share, flat=True)
+        covered = [i for _, _, c, d in packed.spans.tolist() for i in range(c, d)]
+        assert sorted(covered) == list(range(packed.token.shape[1]))
 
     @given(groups)
     def test_micro_batches_see_what_the_whole_sees(self, groups):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from operant.core.errors import InputError
 from operant.core.record import Evaluation
+from operant.text import language_model
 from operant.text.context import Context, last_places, rows
 from operant.text.language_model import (
     DecodeState,
@@ -35,6 +36,12 @@ same = partial(torch.testing.assert_close, rtol=0, atol=1e-6)
 
 PROMPTS = [[3, 1, 4, 1, 5], [3, 1, 4, 1, 5], [9], [3, 1, 4, 1, 5], [2, 6], [2, 6]]
 RESPONSES = [[7, 8, 0], [9], [1, 2, 3, 4], [], [8, 0], [8, 8, 8, 0]]
+
+
+@pytest.fixture(autouse=True, params=["rows side by side", "rows strung together"])
+def layout(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways in which rows are laid out on a CPU."""
+    monkeypatch.setattr(language_model, "LONG", 0 if "together" in request.param else 1 << 30)
 
 
 def with_value(model: Any, **settings: Any) -> LanguageModel:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Cache, DynamicLayer
 
@@ -35,7 +34,7 @@ class RoomyLayer(DynamicLayer):
         made = []
         for held, new in ((self.keys, key_states), (self.values, value_states)):
             storage = new.new_empty(*new.shape[:2], room, new.shape[-1])
-            if past:
+            if past and held is not None:
                 storage[:, :, :past] = held
             made.append(storage)
         self.storage = (made[0], made[1])

@@ -47,7 +47,9 @@ class Packed(NamedTuple):
     position: Int[Tensor, "R W"] | None
     """None: 0, 1, 2, ..."""
     attention: Bool[Tensor, "R 1 W W"] | None
-    """Who may attend to whom; None: everyone to all before it."""
+    """Who may attend to whom; None: everyone to all before it, unless there are spans."""
+    spans: Int[Tensor, "S 4"] | None
+    """(a, b, c, d): tokens c to d attend to tokens a to b, and to those before them from c on. Needs R = 1."""
     place: Int[Tensor, "B T"]
     """Flat index into the R * W places; 0 where there is no decision."""
 
@@ -94,21 +96,23 @@ def last_places(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[i
     return dataclasses.replace(context, place=ends)
 
 
-def pack(context: Context, share: bool = True, multiple: int = 1) -> Packed:
+def pack(context: Context, share: bool = True, multiple: int = 1, flat: bool = False) -> Packed:
     """Lay rows out for the network. With `share`, each prompt is stored once and its responses branch off from it.
 
     A branch attends to its prompt and to itself; positions go on from the prompt in every branch. Tokens after a row's
-    last place are dropped: nothing depends on them. Rows are padded to a width that `multiple` divides.
+    last place are dropped: nothing depends on them. Rows are padded to a width that `multiple` divides; with `flat`
+    they stand behind one another in a single row, padded only at its end, and spans say who attends to whom.
     """
     c = context
     needed = c.place.amax(-1).clamp(min=0) + 1
-    prompts, group = torch.unique(c.prompt, return_inverse=True)
-    if not share or len(prompts) == len(c.prompt):
-        width = -(-int(needed.max()) // multiple) * multiple
-        flat = torch.arange(len(c.token), device=c.token.device).unsqueeze(-1) * width + c.place
+    number = c.prompt if share else torch.arange(len(c.prompt), device=c.prompt.device)
+    prompts, group = torch.unique(number, return_inverse=True)
+    if not flat and len(prompts) == len(number):
+        width = _up(needed.max(), multiple)
+        place = torch.arange(len(c.token), device=c.token.device).unsqueeze(-1) * width + c.place
         token = c.token.where(c.extent, 0)
         token = torch.nn.functional.pad(token, (0, max(width - token.shape[1], 0)))[:, :width]
-        return Packed(token, None, None, flat.where(c.mask, 0))
+        return Packed(token, None, None, None, place.where(c.mask, 0))
 
     # The first row of a group carries the prompt; every row carries its branch: the places from `shared` on.
     order = torch.argsort(group, stable=True)
@@ -123,28 +127,45 @@ def pack(context: Context, share: bool = True, multiple: int = 1) -> Packed:
     group_start = torch.full_like(prompts, torch.iinfo(torch.long).max).scatter_reduce(0, group, before, "amin")
     offset = prompt_length[group] + before - group_start[group]
     row_length = prompt_length.scatter_add(0, group, branch_length)
-    height, width = len(prompts), -(-int(row_length.max()) // multiple) * multiple
+    if flat:
+        height, width = 1, _up(row_length.sum(), multiple)
+        start = (row_length.cumsum(0) - row_length)[group]
+    else:
+        height, width = len(prompts), _up(row_length.max(), multiple)
+        start = group * width
 
     column = torch.arange(c.token.shape[1], device=group.device).expand_as(c.token)
     in_prompt = first.unsqueeze(-1) & (column < prompt_length[group].unsqueeze(-1))
     in_branch = (column >= c.shared.unsqueeze(-1)) & (column < needed.unsqueeze(-1))
     shift = (offset - c.shared).unsqueeze(-1)
-    to = group.unsqueeze(-1) * width + torch.where(in_prompt, column, column + shift)
+    to = start.unsqueeze(-1) + torch.where(in_prompt, column, column + shift)
     written = in_prompt | in_branch
-    number = torch.arange(1, len(group) + 1, device=group.device).unsqueeze(-1).expand_as(column)
 
     token = c.token.new_zeros(height * width)
     position = torch.zeros_like(token)
-    branch = torch.full_like(token, -1)
     token[to[written]] = c.token[written]
     position[to[written]] = column[written]
-    branch[to[written]] = torch.where(in_prompt, 0, number)[written]
+    place = start.unsqueeze(-1) + torch.where(c.place < c.shared.unsqueeze(-1), c.place, c.place + shift)
+    place = place.where(c.mask, torch.zeros_like(place))
+    attention = spans = None
+    if flat:
+        # The first branch follows its prompt, so the two are one stretch.
+        end = start + offset + branch_length
+        ends_prompt = (start + prompt_length[group]).masked_fill(first, 0)
+        begins = torch.where(first, start, start + offset)
+        spans = torch.stack([start.masked_fill(first, 0), ends_prompt, begins, end], -1)
+        spans = spans[end > begins]
+    else:
+        branch = torch.full_like(token, -1)
+        number = torch.arange(1, len(group) + 1, device=group.device).unsqueeze(-1).expand_as(column)
+        branch[to[written]] = torch.where(in_prompt, 0, number)[written]
+        branch = branch.view(height, width)
+        key, query = branch.unsqueeze(1), branch.unsqueeze(2)
+        causal = torch.ones(width, width, dtype=torch.bool, device=group.device).tril()
+        attention = (causal & ((key == 0) | (key == query))).unsqueeze(1)
+    return Packed(token.view(height, width), position.view(height, width), attention, spans, place)
 
-    branch = branch.view(height, width)
-    key, query = branch.unsqueeze(1), branch.unsqueeze(2)
-    causal = torch.ones(width, width, dtype=torch.bool, device=group.device).tril()
-    attention = (causal & ((key == 0) | (key == query))).unsqueeze(1)
-    place = group.unsqueeze(-1) * width + torch.where(c.place < c.shared.unsqueeze(-1), c.place, c.place + shift)
-    return Packed(
-        token.view(height, width), position.view(height, width), attention, place.where(c.mask, torch.zeros_like(place))
-    )
+
+def _up(n: Tensor, multiple: int) -> int:
+    """The smallest multiple that is at least n."""
+    return -(-int(n) // multiple) * multiple

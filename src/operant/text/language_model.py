@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from operant.core.errors import InputError
 from operant.core.record import Evaluation
 from operant.networks.distributions import categorical_log_prob, categorical_sample
-from operant.text.attention import FastBackward
+from operant.text.attention import OwnAttention
 from operant.text.context import Context, Packed, pack, rows
 from operant.text.lm_head import linear_log_prob
+
+LONG = 48
+"""Mean length from which rows on a CPU are strung together: shorter ones are attended to sooner side by side."""
 
 
 class RewardModel(nn.Module):
@@ -53,14 +56,12 @@ class RewardModel(nn.Module):
     def offset(self, value: float) -> None:
         self.model.config.operant_score_offset = value
 
-    def at(self, packed: Packed) -> Float[Tensor, "B T"]:
+    def forward(self, context: Context) -> Float[Tensor, "B T"]:
+        """The scalar at each place; meaningless where there is no decision."""
+        packed = lay_out(self.model, context, self.dtype)
         with autocast(self.dtype, packed.token.device):
             hidden = hidden_states(self.model, packed)
             return self.head(hidden[packed.place]).squeeze(-1).float() - self.offset
-
-    def forward(self, context: Context) -> Float[Tensor, "B T"]:
-        """The scalar at each place; meaningless where there is no decision."""
-        return self.at(pack(context, multiple=shape_multiple(self.dtype, context.token.device)))
 
 
 class LanguageModel(nn.Module):
@@ -94,9 +95,8 @@ class LanguageModel(nn.Module):
 
     def evaluate(self, observation: Context, action: Int[Tensor, "B T"]) -> Evaluation:
         """Log-probs, entropies and values of decisions; 0 where `observation` has no decision."""
-        multiple = shape_multiple(self.dtype, action.device)
-        packed, mask = pack(observation, multiple=multiple), observation.mask
-        count = int(mask.sum())
+        packed, mask = lay_out(self.model, observation, self.dtype), observation.mask
+        count, multiple = int(mask.sum()), shape_multiple(self.dtype, action.device)
         place, target = (nn.functional.pad(x[mask], (0, -count % multiple)) for x in (packed.place, action))
         log_prob, entropy, value = (torch.zeros(mask.shape, device=action.device) for _ in range(3))
         with autocast(self.dtype, action.device):
@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
             if self.value is not None and not isinstance(self.value, RewardModel):
                 value = value.masked_scatter(mask, self.value(hidden[:count]).squeeze(-1).float())
         if isinstance(self.value, RewardModel):
-            value = self.value.at(packed) * mask
+            value = self.value(observation) * mask
         log_prob = log_prob.masked_scatter(mask, chosen[:count])
         entropy = entropy.masked_scatter(mask, uncertainty[:count])
         return Evaluation(log_prob, entropy, value)
@@ -151,19 +151,36 @@ def trunk(model: Any) -> Any:
 
 def hidden_states(model: Any, packed: Packed) -> Float[Tensor, "N D"]:
     """Last hidden states of all R * W places."""
-    with FastBackward():
+    mask = packed.attention
+    if packed.spans is not None:
+        # Spans stand for the mask; one that is only a shape keeps the network from making its own.
+        mask = torch.ones((), dtype=torch.bool).expand(1, 1, *2 * packed.token.shape[1:])
+    with OwnAttention(packed.spans):
         output = trunk(model)(
             input_ids=packed.token,
-            attention_mask=_attention_mask(model, packed.attention),
+            attention_mask=_attention_mask(model, mask),
             position_ids=packed.position,
             use_cache=False,
         )
     return output.last_hidden_state.flatten(0, 1)
 
 
+def lay_out(model: Any, context: Context, dtype: str) -> Packed:
+    """Rows as this machine computes them soonest: on a CPU long ones stand behind one another in a single row."""
+    device = context.token.device
+    lengths = context.extent.sum(-1)
+    flat = device.type == "cpu" and takes_spans(model) and lengths.float().mean().item() >= LONG
+    return pack(context, multiple=shape_multiple(dtype, device), flat=flat)
+
+
+def takes_spans(model: Any) -> bool:
+    """Whether the attention of the model is that of torch, in whose place `OwnAttention` steps."""
+    return model.config._attn_implementation == "sdpa"
+
+
 def _attention_mask(model: Any, readable: Tensor | None) -> Tensor | None:
     """Who may attend to whom in the form that the model's attention wants: SDPA selects by it, the others add it."""
-    if readable is None or model.config._attn_implementation == "sdpa":
+    if readable is None or takes_spans(model):
         return readable
     return torch.zeros(readable.shape, dtype=model.dtype, device=readable.device).masked_fill(
         ~readable, torch.finfo(model.dtype).min
@@ -226,8 +243,11 @@ def require_branches(model: Any) -> None:
     context, _, mask = rows([ids[:3]] * 2, [ids[3:6], ids[6:]])
     context = context.to(model.device)
     try:
-        shared, alone = (hidden_states(model, p)[p.place[mask]].float() for p in (pack(context), pack(context, False)))
-        error = ((shared - alone).abs().max() / alone.abs().max()).item()
+        layouts = [pack(context, False), pack(context)]
+        if model.device.type == "cpu" and takes_spans(model):
+            layouts.append(pack(context, flat=True))
+        alone, *others = (hidden_states(model, p)[p.place[mask]].float() for p in layouts)
+        error = max((x - alone).abs().max().item() for x in others) / alone.abs().max().item()
         cause = None
     except (AttributeError, RuntimeError, TypeError, ValueError) as failure:
         error, cause = float("nan"), failure

@@ -554,6 +554,18 @@ def test_a_checkpoint_of_another_algorithm(world, tuned, tmp_path, out, operant,
     assert not (out / "model").exists()
 
 
+def test_data_that_changed_since_the_run_began(world, tuned, tmp_path, out, operant, refused):
+    data = tmp_path / "demonstrations.jsonl"
+    lines = (world / "demonstrations.jsonl").read_text().splitlines(keepends=True)
+    data.write_text("".join(lines))
+    assert operant("sft", "--model", tuned, "--data", data, "--epochs", 1, *MACHINE, "--out", out)[0] == 0
+    (out / "summary.json").unlink()
+    data.write_text("".join(reversed(lines)))
+    assert "to resume, the data must be as they were; put them back, or start anew" in refused("sft", "--resume")
+    data.write_text("".join(lines))
+    assert operant("sft", "--out", out, "--resume")[0] == 0
+
+
 def test_a_checkpoint_of_another_shape(world, tuned, tmp_path, out, operant, refused):
     """The model that a run began from was replaced in the meantime."""
     begun = copy_of(tuned, tmp_path / "begun")

@@ -407,6 +407,14 @@ def test_a_run_killed_before_its_settings_were_written_starts_again(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.toml"]
 
 
+def test_what_a_run_learns_from_may_not_change(tmp_path):
+    open_run(tmp_path, "toy", CONFIG, resume=False, learned=[[1, 2], [3]])
+    open_run(tmp_path, "toy", CONFIG, resume=True, learned=[[1, 2], [3]])
+    for other in ([[1, 2]], [[3], [1, 2]], [[1], [2, 3]]):
+        with pytest.raises(InputError, match="learns from has changed since it began"):
+            open_run(tmp_path, "toy", CONFIG, resume=True, learned=other)
+
+
 def test_resume_reads_the_settings_back(tmp_path):
     open_run(tmp_path, "toy", CONFIG, resume=False)
     assert open_run(tmp_path, "toy", {"steps": 99}, resume=True).config == CONFIG

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -112,9 +112,9 @@ def pending(out: Path, resume: bool) -> bool:
     return True
 
 
-def start(options: Any, command: str, resume: bool) -> Run:
+def start(options: Any, command: str, resume: bool, learned: Iterable[Any]) -> Run:
     """The run folder of `options.out`. After all that may be wrong with the input was found: this writes."""
-    return open_run(options.out, command, as_dict(options), resume)
+    return open_run(options.out, command, as_dict(options), resume, learned)
 
 
 def load_causal(name: str) -> tuple[Any, Any]:

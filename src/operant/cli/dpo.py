@@ -52,7 +52,7 @@ def run(options: Options, resume: bool) -> None:
     machine = common.settle(options.machine, policy)
     common.put_in_force(machine, policy, reference)
     state = algorithm.init(policy, reference, comparisons, options.dpo, machine.seed)
-    folder = common.start(dataclasses.replace(options, machine=machine), "dpo", resume)
+    folder = common.start(dataclasses.replace(options, machine=machine), "dpo", resume, comparisons)
     folder.restore(state)
     metrics, total = algorithm.train(state, options.dpo), algorithm.steps(state, options.dpo)
     shown = ("rewards/accuracies", "rewards/margins")

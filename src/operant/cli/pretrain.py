@@ -104,7 +104,7 @@ def run(options: Options, resume: bool) -> None:
     order = Shuffle(len(rows), machine.seed).take(len(rows))
     held_out, train = order[: max(len(rows) // 100, 1)], order[max(len(rows) // 100, 1) :]
     state = algorithm.init(policy, [rows[i] for i in train], options.pretrain, machine.seed)
-    folder = common.start(options, "pretrain", resume)
+    folder = common.start(options, "pretrain", resume, rows)
     folder.restore(state)
     size = sum(p.numel() for p in policy.model.parameters())
     print(f"{size / 1e6:.2f}M parameters, {tokens:,} tokens, {machine.threads} threads, {machine.dtype}")

@@ -87,7 +87,7 @@ def run(options: Options, resume: bool) -> None:
     model.model.config.pad_token_id = bpe.pad_token_id
     common.put_in_force(machine, model)
     state = reward_model.init(model, train, options.reward, machine.seed)
-    folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume)
+    folder = common.start(dataclasses.replace(options, machine=machine), "reward", resume, [*train, *anchors])
     folder.restore(state)
     metrics, total = reward_model.train(state, options.reward), reward_model.steps(state, options.reward)
     folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=("rewards/accuracies",))

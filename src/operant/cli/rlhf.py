@@ -120,7 +120,7 @@ def improve(
     text = documents(bpe, texts(options.ptx_data), config.ptx_block) if options.ptx_data else []
     state = algorithm.init(policy, reference, world, config, text, machine.seed)
     metrics, shown = train(state, config), ("objective/score", "objective/kl")
-    folder = common.start(options, command, resume)
+    folder = common.start(options, command, resume, [*prompts, *text])
     folder.restore(state)
     folder.follow(state, metrics, config.iterations, every_steps=machine.checkpoint_every, show=shown)
     common.save_model(folder, common.merged(policy.model), bpe)

@@ -48,7 +48,7 @@ def run(options: Options, resume: bool) -> None:
     machine = common.settle(options.machine, policy)
     common.put_in_force(machine, policy)
     state = algorithm.init(policy, train, options.sft, machine.seed)
-    folder = common.start(dataclasses.replace(options, machine=machine), "sft", resume)
+    folder = common.start(dataclasses.replace(options, machine=machine), "sft", resume, train)
     folder.restore(state)
     metrics, total = algorithm.train(state, options.sft), algorithm.steps(state, options.sft)
     folder.follow(state, metrics, total, every_steps=machine.checkpoint_every, show=("loss/language_model",))

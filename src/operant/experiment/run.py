@@ -11,6 +11,7 @@ An interrupted and resumed run equals an uninterrupted one: same weights, same m
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -167,23 +168,33 @@ class Run:
         return Diverged(f"{error}; {back}; {batch}", error.record)
 
 
-def open_run(folder: Path, algorithm: str, config: dict[str, Any], resume: bool) -> Run:
+def open_run(
+    folder: Path, algorithm: str, config: dict[str, Any], resume: bool, learned: Iterable[Any] | None = None
+) -> Run:
     """Start a run in a new or empty folder, or find one to resume: its `config` is then the one it was started with.
 
-    The table [run] of config.toml is the run's own: algorithm and version. A setting of None is left out.
-    Raises InputError if a new run's folder is taken, or one to resume is not there or of another algorithm.
+    The table [run] of config.toml is the run's own: algorithm, version, and a fingerprint of `learned`, what the run
+    learns from. A setting of None is left out. Raises InputError if a new run's folder is taken, or one to resume is
+    not there, of another algorithm, or learned from something else.
     """
+    data = None if learned is None else fingerprint(learned)
     path = folder / "config.toml"
     if resume:
         if not path.is_file():
             raise InputError(f"there is no run to resume in {folder}: it has no config.toml; start it without --resume")
         try:
             saved = tomllib.loads(path.read_text(encoding="utf-8"))
-            of = saved.pop("run")["algorithm"]
+            header = saved.pop("run")
+            of, then = header["algorithm"], header.get("data", data)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} cannot be read ({error!r}); mend it, or start again in another --out") from error
         if of != algorithm:
             raise InputError(f"{folder} is a run of {of}, not of {algorithm}; use {of}, or another --out")
+        if then != data:
+            raise InputError(
+                f"what {folder} learns from has changed since it began (its fingerprint was {then} and is {data}): to "
+                "resume, the data must be as they were; put them back, or start anew with another --out"
+            )
         return Run(folder, algorithm, saved)
     if path.exists():
         raise InputError(f"the run folder {folder} exists; --resume continues it, another --out starts a new one")
@@ -191,9 +202,17 @@ def open_run(folder: Path, algorithm: str, config: dict[str, Any], resume: bool)
         raise InputError(f"{folder} exists and holds something that is no run; another --out starts a new one")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    header = {"algorithm": algorithm, "operant": operant.__version__}
+    header = {"algorithm": algorithm, "operant": operant.__version__, "data": data}
     atomic_write(path, to_toml({**config, "run": header}))
     return Run(folder, algorithm, config)
+
+
+def fingerprint(items: Iterable[Any]) -> str:
+    """A short name for what was learned from, in its order: other data have another one."""
+    digest = hashlib.blake2b(digest_size=8)
+    for item in items:
+        digest.update(repr(item).encode())
+    return digest.hexdigest()
 
 
 def _require_finite_metrics(values: Mapping[str, float], step: int) -> None:

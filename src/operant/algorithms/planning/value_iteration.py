@@ -1,0 +1,86 @@
+"""Value iteration (Bellman 1957), stopped by a guarantee (Porteus 1971) and not by a small change.
+
+    v <- 0
+    repeat
+        optimise    v <- T v, with (T v)(s) = max_a [ r(s, a) + γ Σ_s' p(s' | s, a) v(s') ]
+    until the bounds on V*, which one full sweep gives, are close enough together
+
+The changes of a sweep become equal long before they become small: with γ = 0.95 a bound of 1e-6 takes a few dozen
+sweeps where waiting for a small change takes hundreds.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operant.mdp.backup import optimal_backup
+from operant.mdp.model import MDP
+from operant.mdp.solution import (
+    Metrics,
+    Solution,
+    certify,
+    half_span,
+    last,
+    only_rounding,
+    require_discount,
+    solution,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    error: float = 1e-6
+    """The largest distance from the optimal values that is accepted, in every state."""
+    max_sweeps: int = 1_000_000
+    """Stop here if that is not reached; the answer says so."""
+
+
+@dataclasses.dataclass
+class State:
+    mdp: MDP = dataclasses.field(metadata={"saved": False})
+    value: NDArray[np.float64]
+    result: Solution | None = dataclasses.field(default=None, metadata={"saved": False})
+    step: int = 0
+
+
+def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
+    """Starts from `value` (0 if not given). Raises InputError if γ is not below 1."""
+    require_discount(mdp)
+    start = np.zeros(mdp.states) if value is None else np.array(value, dtype=np.float64)
+    start[mdp.end] = 0.0
+    return State(mdp, start)
+
+
+def train(state: State, config: Config) -> Iterator[Metrics]:
+    """Yields after every sweep; `state.result` is the answer at the end."""
+    mdp, started = state.mdp, time.perf_counter()
+    out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
+    arrays = (mdp.first, mdp.start, mdp.next_state, mdp.probability, mdp.reward, mdp.gamma)
+    found = np.inf
+    while state.result is None:
+        low, high = optimal_backup(*arrays, state.value, out)
+        state.value, out = out, state.value
+        state.step += 1
+        span, before = half_span(mdp, low, high), found
+        found = min(found, span)
+        yield {"bound/error": span, "bound/largest_change": max(abs(low), abs(high))}
+        # Where rounding keeps the bounds apart, waiting does not help: the answer then says what it is worth.
+        stuck = span >= before and only_rounding(mdp, state.value, span)
+        if span <= config.error or stuck or state.step >= config.max_sweeps - 1:
+            shift, error = certify(mdp, state.value, out, greedy)
+            state.value, out = out, state.value
+            state.step += 1
+            if error <= config.error or stuck or state.step >= config.max_sweeps - 1:
+                state.result = solution(mdp, state.value, greedy, shift, error, config.error, state.step, started)
+            yield {"bound/error": error, "bound/largest_change": max(abs(low), abs(high))}
+
+
+def solve(mdp: MDP, config: Config | None = None, value: NDArray[np.float64] | None = None) -> Solution:
+    """The answer in one call."""
+    state = init(mdp, value)
+    last(train(state, config or Config()))
+    assert state.result is not None
+    return state.result

@@ -1,0 +1,61 @@
+"""Classic problems have the values that the book prints."""
+
+import numpy as np
+import pytest
+
+from operant.algorithms.planning import modified_policy_iteration
+from operant.mdp import problems
+from operant.mdp.chain import policy_reward_process
+
+close = np.testing.assert_allclose
+
+
+def uniform(mdp):
+    """The policy that takes every action of a state equally often."""
+    policy = np.zeros((mdp.states, mdp.actions))
+    policy[mdp.row_states(), mdp.action] = 1
+    return policy / np.maximum(policy.sum(1, keepdims=True), 1)
+
+
+def test_example_3_5():
+    mdp = problems.jumping_grid()
+    value = policy_reward_process(mdp, uniform(mdp)).value().reshape(5, 5)
+    close(value[0], [3.3, 8.8, 4.4, 5.3, 1.5], atol=0.05)
+    close(value[4], [-1.9, -1.3, -1.2, -1.4, -2.0], atol=0.06)
+    best = modified_policy_iteration.solve(mdp).value.reshape(5, 5)
+    close(best[0], [22.0, 24.4, 22.0, 19.4, 17.5], atol=0.05)
+
+
+def test_example_4_1():
+    mdp = problems.corner_grid()
+    value = policy_reward_process(mdp, uniform(mdp)).value().reshape(4, 4)
+    close(value[:2], [[0, -14, -20, -22], [-14, -18, -20, -20]], atol=1e-9)
+
+
+def test_random_walk():
+    mdp = problems.random_walk()
+    close(policy_reward_process(mdp, uniform(mdp)).value()[1:-1], np.arange(1, 6) / 6)
+
+
+def test_car_rental():
+    found = modified_policy_iteration.solve(problems.car_rental(), modified_policy_iteration.Config(error=1e-4))
+    assert found.reached
+    value = found.value.reshape(21, 21)
+    close([value[0, 0], value[10, 10], value[20, 20]], [421.414, 574.948, 636.990], atol=1e-3)
+
+
+def test_recycling_robot():
+    """Low: recharging pays nothing and leads to where searching is best."""
+    found = modified_policy_iteration.solve(problems.recycling_robot())
+    high, low = found.value
+    close(high, 2 + 0.9 * (0.9 * high + 0.1 * low), atol=1e-5)
+    close(low, 0.9 * high, atol=1e-5)
+    assert found.policy.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "states", "rows"), [("cliff", 48, 188), ("windy_grid", 70, 276), ("gambler", 101, 2500)]
+)
+def test_sizes(name, states, rows):
+    mdp = getattr(problems, name)()
+    assert (mdp.states, len(mdp.action)) == (states, rows)

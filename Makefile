@@ -26,7 +26,7 @@ demo-seeds: .venv/installed
 	$(BIN)/python benchmarks/almanac_seeds.py $(addprefix runs/seeds/,$(SEEDS))
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/installed
 	$(BIN)/ruff format --check src tests benchmarks recipes

@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from statistics import mean
 
-from language_models import commit, machine
+from machine import commit, machine
 
 STAGES = ("pretrained", "prompted", "sft", "ppo", "ppo_ptx", "dpo")
 KEYS = ("true_reward", "right", "hedged_right", "unknown", "hedged_wrong", "wrong", "kl")

@@ -70,7 +70,6 @@ import argparse
 import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -79,9 +78,9 @@ from pathlib import Path
 from typing import Any
 
 import workload as w
+from machine import ROOT, commit, machine
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 PEERS = HERE / ".peers"
 WORKLOAD = PEERS / "workload"
 RESULTS = HERE / "results" / "language_models.jsonl"
@@ -375,26 +374,6 @@ def summary(runs: list[Row]) -> Row:
         ]
         row["tokens_per_second_one_epoch_with_reference"] = round(statistics.median(with_reference), 2)
     return row
-
-
-def machine() -> Row:
-    row: Row = {"cores": os.cpu_count(), "system": platform.platform(), "python": platform.python_version()}
-    if (info := Path("/proc/cpuinfo")).exists():
-        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        fields = {key.strip(): value.strip() for key, value in fields.items()}
-        row["cpu"] = fields.get("model name", platform.processor())
-        telling = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
-        row["flags"] = [flag for flag in telling if flag in fields.get("flags", "").split()]
-    return row
-
-
-def commit() -> str:
-    """Short hash of the checkout, with `+` where more than results has changed."""
-    git = ["git", "-C", str(ROOT)]
-    done = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changes = [*git, "status", "--porcelain", "--", ".", ":!benchmarks/results"]
-    changed = subprocess.run(changes, capture_output=True, text=True)
-    return done.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ _marked_unchecked = import_hook._is_no_type_check
 
 def _unchecked(decorator: ast.AST) -> bool:
     """numba compiles the bare function, so its kernels stay as they are."""
-    return _marked_unchecked(decorator) or "njit" in ast.unparse(decorator)
+    return _marked_unchecked(decorator) or any(word in ast.unparse(decorator) for word in ("njit", "overload"))
 
 
 import_hook._is_no_type_check = _unchecked

@@ -1,0 +1,1 @@
+"""Learning values from samples, with tables and linear functions."""

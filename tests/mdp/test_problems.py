@@ -1,9 +1,11 @@
 """Classic problems have the values that the book prints."""
 
+import doctest
+
 import numpy as np
 import pytest
 
-from operant.algorithms.planning import modified_policy_iteration
+from operant.algorithms.planning import modified_policy_iteration, policy_iteration
 from operant.mdp import problems
 from operant.mdp.chain import policy_reward_process
 
@@ -59,3 +61,50 @@ def test_recycling_robot():
 def test_sizes(name, states, rows):
     mdp = getattr(problems, name)()
     assert (mdp.states, len(mdp.action)) == (states, rows)
+
+
+def test_the_lectures_treasure_walk():
+    """Also the example in its docstring; the longer the walk, the less is left of the treasure."""
+    assert doctest.testmod(problems) == (0, 4)
+    found = modified_policy_iteration.solve(problems.treasure_walk(9, 0.5))
+    close(found.value, [*0.5 ** np.arange(7, -1, -1), 0], atol=1e-6)
+
+
+def test_the_long_random_walk_is_near_a_straight_line():
+    mdp = problems.long_random_walk()
+    value = policy_reward_process(mdp, uniform(mdp)).value()
+    close(value[1:-1], -value[-2:0:-1], atol=1e-9)
+    assert np.abs(value[1:-1] - np.linspace(-1, 1, 1002)[1:-1]).max() < 0.08
+    short = problems.long_random_walk(5, 1)
+    close(policy_reward_process(short, uniform(short)).value()[1:-1], np.linspace(-1, 1, 7)[1:-1], atol=1e-9)
+
+
+def test_the_maze_takes_14_steps():
+    found = modified_policy_iteration.solve(problems.dyna_maze())
+    close(found.value[18], 0.95**13, atol=1e-6)
+
+
+def test_bairds_counterexample():
+    """All values are 0, yet the expected semi-gradient step has an eigenvalue above 0: it diverges. On-policy none."""
+    mdp, features = problems.baird(), problems.baird_features()
+    behaviour, target = problems.baird_policies()
+    assert (modified_policy_iteration.solve(mdp).value == 0).all()
+    chain = policy_reward_process(mdp, target).chain.transition.toarray()
+    visits = policy_reward_process(mdp, behaviour).chain.stationary()
+    close(visits, 1 / 7)
+
+    def growth(weight: np.ndarray) -> float:
+        step = features.T @ np.diag(weight) @ (0.99 * chain - np.eye(7)) @ features
+        return float(np.linalg.eigvals(step).real.max())
+
+    close(growth(visits), 0.239, atol=5e-4)
+    assert growth(np.eye(7)[6]) < 1e-12
+
+
+@pytest.mark.parametrize("name", problems.PROBLEMS)
+def test_the_list_of_problems(name):
+    problem = problems.PROBLEMS[name]
+    mdp = problem.make()
+    assert problem.grid is None or problem.grid[0] * problem.grid[1] == mdp.states
+    assert all(problem.actions(a) for a in sorted(set(mdp.action.tolist())))
+    assert policy_iteration.solve(mdp).reached

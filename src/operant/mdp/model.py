@@ -63,6 +63,8 @@ class MDP:
         }  # fmt: skip
         for name, kind in kinds.items():
             given = np.asarray(getattr(self, name))
+            if kind is not np.float64 and given.size and not (given.dtype.kind in "iub" and given.min() >= 0):
+                raise InputError(f"{name} holds {given.min()} ({given.dtype}): give whole numbers, 0 or more")
             if name == "next_state" and given.size and int(given.max()) >= len(self.end):
                 self._refuse_next_state(int(np.argmax(given >= len(self.end))))
             object.__setattr__(self, name, np.ascontiguousarray(given, dtype=kind))
@@ -220,21 +222,20 @@ def from_transitions(
     at = np.flatnonzero(new)
     weight = np.add.reduceat(p, at) if len(at) else p
     paid = np.add.reduceat(p * r, at) if len(at) else r
-    mean = np.divide(paid, weight, out=r[at].copy(), where=weight != 0)
+    several = (np.diff(np.append(at, len(s))) > 1) & (weight != 0)
+    mean = np.divide(paid, weight, out=r[at].copy(), where=several)  # rounding where nothing is added would change r
     rows = np.flatnonzero(new_row[at])
     start = np.append(rows, len(at))
     row_state, row_action = s[at][rows], a[at][rows]
-    total = np.add.reduceat(paid, rows) if len(rows) else paid
+    by_row = mean[rows]
+    alone = bool((mean == np.repeat(by_row, np.diff(start))).all())
+    total = by_row if alone else np.add.reduceat(paid, rows)
     end = np.zeros(count, dtype=bool)
     end[ended] = True
     return MDP(
         np.searchsorted(row_state, np.arange(count + 1)), row_action, start, t[at], weight, total, gamma, end,
-        None if _depends_on_row_alone(mean, start) else mean,
+        None if alone else mean,
     )  # fmt: skip
-
-
-def _depends_on_row_alone(mean: NDArray[np.float64], start: NDArray[np.int64]) -> bool:
-    return bool((mean == np.repeat(mean[start[:-1]], np.diff(start))).all()) if len(mean) else True
 
 
 def from_arrays(transition: Values, reward: Values, gamma: float, ends: Iterable[int] = ()) -> MDP:
@@ -248,8 +249,7 @@ def from_arrays(transition: Values, reward: Values, gamma: float, ends: Iterable
         raise InputError(f"transition has matrices of the shapes {[m.shape for m in matrices]}: give A of [S, S]")
     states, actions = square[0], len(matrices)
     pay = reward if isinstance(reward, list) and sparse.issparse(reward[0]) else np.asarray(reward, dtype=np.float64)
-    ended = np.zeros(states, dtype=bool)
-    ended[list(ends)] = True
+    ended = ends_mask(ends, states)
     found = []
     for action, m in enumerate(matrices):
         s, t = (x.astype(np.int64) for x in m.coords)
@@ -268,6 +268,15 @@ def from_arrays(transition: Values, reward: Values, gamma: float, ends: Iterable
         found.append((s[kept], np.full(int(kept.sum()), action), t[kept], m.data[kept], r[kept]))
     columns = (np.concatenate(x) for x in zip(*found, strict=True))
     return from_transitions(*columns, gamma, states, ended.nonzero()[0].tolist())  # pyright: ignore
+
+
+def ends_mask(ends: Iterable[int], states: int) -> NDArray[np.bool_]:
+    """[S]: which states are ends. Raises `InputError` for one that is no state."""
+    given = np.fromiter(ends, dtype=np.int64)
+    if len(given) and not (given.min() >= 0 and given.max() < states):
+        wrong = given[(given < 0) | (given >= states)][0]
+        raise InputError(f"ends holds {wrong}; states go from 0 to {states - 1}")
+    return np.bincount(given, minlength=states) > 0
 
 
 def from_function(
@@ -294,8 +303,8 @@ def from_gymnasium(env: Any, gamma: float) -> MDP:
     table = getattr(getattr(env, "unwrapped", env), "P", None)
     if not isinstance(table, dict):
         raise InputError(
-            f"{env} has no table of transitions (an attribute P): its model is not known. Learn it from samples with "
-            "operant learn"
+            f"{getattr(getattr(env, 'spec', None), 'id', env)} has no table of transitions (an attribute P): its model "
+            "is not known. Learn it from samples with operant learn"
         )
     states = len(table)
     rows = [

@@ -1,11 +1,14 @@
 """Classic problems as models, with the numbering of states and actions that each function names.
 
 Sources are pages and examples of Sutton and Barto, "Reinforcement Learning", 2nd edition, unless said otherwise.
+`PROBLEMS` is the list of them, by the names that the command line takes.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import poisson
 
 from operant.mdp.model import MDP, from_function, from_transitions
@@ -105,6 +108,82 @@ def gambler(heads: float = 0.4, goal: int = 100) -> MDP:
     return from_function(goal + 1, lambda s: range(min(s, goal - s)), step, 1.0, [0, goal])
 
 
+def treasure_walk(states: int = 6, gamma: float = 0.9) -> MDP:
+    """The lectures' walk to a treasure: states in a row, actions left (0) and right (1), 1 for the step onto the last.
+
+    Going left in state 0 meets a wall and stays. The lectures leave length and discount open; 6 and 0.9 are those of
+    the tutorial program that they print. What a state is worth is what is left of 1 after the steps that are to go:
+
+    >>> from operant.algorithms.planning import policy_iteration
+    >>> found = policy_iteration.solve(treasure_walk())
+    >>> [round(float(v), 4) for v in found.value]
+    [0.6561, 0.729, 0.81, 0.9, 1.0, 0.0]
+    >>> found.policy.tolist()  # always right; -1: the end
+    [1, 1, 1, 1, 1, -1]
+    """
+    last = states - 1
+
+    def step(s: int, a: int) -> list[tuple[float, int, float]]:
+        t = s + 1 if a == 1 else max(0, s - 1)
+        return [(1.0, t, float(t == last))]
+
+    return from_function(states, 2, step, gamma, [last])
+
+
+def long_random_walk(states: int = 1000, reach: int = 100) -> MDP:
+    """Example 9.1: states 1 ... n between the ends 0 and n + 1, which pay -1 and 1; one action.
+
+    A step leads to any of the `reach` neighbours on either side alike; those that are not there count for the end.
+    """
+
+    def step(s: int, _: int) -> list[tuple[float, int, float]]:
+        near = [min(max(s + k, 0), states + 1) for k in range(-reach, reach + 1) if k]
+        return [(0.5 / reach, t, float((t == states + 1) - (t == 0))) for t in near]
+
+    return from_function(states + 2, 1, step, 1.0, [0, states + 1])
+
+
+def dyna_maze() -> MDP:
+    """Example 8.1: 6 x 9 with walls, from state 18 to the end 8, which pays 1; γ = 0.95.
+
+    A move into a wall or off the grid stays. Cells of wall keep their numbers: they are ends that nothing leads to.
+    """
+    walls = {(1, 2), (2, 2), (3, 2), (4, 5), (0, 7), (1, 7), (2, 7)}
+
+    def step(s: int, a: int) -> list[tuple[float, int, float]]:
+        row, column = (max(0, min(n - 1, x + d)) for x, d, n in zip(divmod(s, 9), MOVES[a], (6, 9), strict=True))
+        t = s if (row, column) in walls else row * 9 + column
+        return [(1.0, t, float(t == 8))]
+
+    return from_function(54, 4, step, 0.95, [8, *(row * 9 + column for row, column in walls)])
+
+
+def baird(gamma: float = 0.99) -> MDP:
+    """Section 11.2, Baird's counterexample: no rewards; action 0 leads to one of the states 0 to 5, action 1 to 6.
+
+    Every value is 0, and yet semi-gradient TD on `baird_features` diverges under the policies of `baird_policies`.
+    """
+
+    def step(_: int, a: int) -> list[tuple[float, int, float]]:
+        return [(1.0, 6, 0.0)] if a == 1 else [(1 / 6, t, 0.0) for t in range(6)]
+
+    return from_function(7, 2, step, gamma)
+
+
+def baird_features() -> NDArray[np.float64]:
+    """[7, 8]: 2 w_s + w_7 for the states 0 to 5, w_6 + 2 w_7 for state 6 (figure 11.1, counted from 0)."""
+    features = np.zeros((7, 8))
+    features[range(6), range(6)] = 2.0
+    features[:6, 7] = 1.0
+    features[6, 6:] = 1.0, 2.0
+    return features
+
+
+def baird_policies() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(behaviour, target), each [7, 2]: the one visits all states alike, the other always goes to state 6."""
+    return np.tile([6 / 7, 1 / 7], (7, 1)), np.tile([0.0, 1.0], (7, 1))
+
+
 def recycling_robot(
     search: float = 0.9, keep: float = 0.6, searching: float = 2.0, waiting: float = 1.0, gamma: float = 0.9
 ) -> MDP:
@@ -164,3 +243,42 @@ def _rental(most: int, requests: float, returns: float) -> tuple[np.ndarray, np.
             back[-1] = poisson.sf(room - 1, returns)
             p[cars, left : left + room + 1] += chance * back
     return p, rented
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A classic problem, and how to draw it."""
+
+    make: Callable[[], MDP]
+    words: str
+    """What it is, in a line."""
+    grid: tuple[int, int] | None = None
+    """(height, width) where the states are the cells of a grid, row by row."""
+    actions: Callable[[int], str] = str
+    """What an action is called."""
+
+
+def arrow(action: int) -> str:
+    """The actions of the grids here."""
+    return "↑→↓←"[action]
+
+
+PROBLEMS = {
+    "jumping_grid": Problem(jumping_grid, "example 3.5: two cells of a 5 x 5 grid pay 10 and 5", (5, 5), arrow),
+    "corner_grid": Problem(corner_grid, "example 4.1: the shorter way to one of two corners", (4, 4), arrow),
+    "cliff": Problem(cliff, "example 6.6: along a cliff", (4, 12), arrow),
+    "windy_grid": Problem(windy_grid, "example 6.5: across an upward wind", (7, 10), arrow),
+    "dyna_maze": Problem(dyna_maze, "example 8.1: a maze with one reward at its end", (6, 9), arrow),
+    "treasure_walk": Problem(treasure_walk, "the lectures' walk to a treasure", (1, 6), lambda a: "←→"[a]),
+    "random_walk": Problem(random_walk, "example 6.2: five states between two ends, no choice", (1, 7), lambda _: "↔"),
+    "long_random_walk": Problem(long_random_walk, "example 9.1: 1,000 states, steps of up to 100, no choice"),
+    "gambler": Problem(gambler, "example 4.3: how much to stake on heads", None, lambda a: f"stake {a + 1}"),
+    "car_rental": Problem(car_rental, "example 4.2, Jack's: cars moved overnight", (21, 21), lambda a: f"{a - 5:+d}"),
+    "recycling_robot": Problem(
+        recycling_robot, "example 3.3: search, wait or recharge", None, ("search", "wait", "recharge").__getitem__
+    ),
+    "baird": Problem(
+        baird, "section 11.2: no rewards, and a trap for approximations", None, ("any", "seventh").__getitem__
+    ),
+}
+"""The classic problems by name."""

@@ -111,8 +111,8 @@ def polynomial(low: Numbers, high: Numbers, order: int) -> Basis:
 def fourier(low: Numbers, high: Numbers, order: int, scaled: bool = True) -> Basis:
     """All (order + 1)^d cosines of up to `order` half-waves over the box (Konidaris, Osentoski and Thomas 2011).
 
-    They want steps α / |c_i|, smaller ones for finer waves. `scaled` features, multiplied by |c_i|^-1/2, take just those
-    with one α for all: the root enters a step once with the gradient and once more when the value is read.
+    They want steps α / |c_i|, smaller ones for finer waves. `scaled` features, multiplied by |c_i|^-1/2, take them with
+    one α for all: the root enters a step once with the gradient and once more when the value is read.
     """
     bottom, span = _box(low, high)
     waves = _lattice(len(bottom), order)

@@ -39,7 +39,7 @@ def value_of(w: NDArray[np.float64], x: Features, column: int) -> float:
 def add_to(w: NDArray[np.float64], x: Features, column: int, step: float) -> None:
     """w[:, column] += step x."""
     if isinstance(x, Active):
-        np.add.at(w, (x.index, column), step * x.weight)
+        np.add.at(w[:, column], x.index, step * x.weight)
     else:
         w[x, column] += step
 
@@ -71,12 +71,27 @@ def _add_to(w: Any, x: Any, column: Any, step: Any) -> Any:
 
 
 @numba.njit(cache=True)
+def toward(w: NDArray[np.float64], x: Features, column: int, target: float, alpha: float) -> None:
+    """w[:, column] += α (target - w[:, column]·x) x: a step towards a target (Sutton and Barto, equation 9.7)."""
+    add_to(w, x, column, alpha * (target - value_of(w, x, column)))
+
+
+@numba.njit(cache=True)
 def largest(w: NDArray[np.float64], x: Features, actions: int) -> float:
     """max_a Q(s, a)."""
     best = value_of(w, x, 0)
     for a in range(1, actions):
         best = max(best, value_of(w, x, a))
     return best
+
+
+@numba.njit(cache=True)
+def expected(w: NDArray[np.float64], x: Features, actions: int, epsilon: float) -> float:
+    """Σ_a π(a | s) Q(s, a) for the ε-greedy π; how it breaks ties makes no difference."""
+    total = 0.0
+    for a in range(actions):
+        total += value_of(w, x, a)
+    return epsilon / actions * total + (1 - epsilon) * largest(w, x, actions)
 
 
 @numba.njit(cache=True)

@@ -14,7 +14,7 @@ Stream = NDArray[np.uint64]
 
 def stream(seed: int, n: int = 0) -> Stream:
     """The n-th stream of a seed; different ones do not meet in practice."""
-    return np.random.SeedSequence([seed, n]).generate_state(1, np.uint64)
+    return np.random.SeedSequence([seed, n]).generate_state(1, np.uint64).astype(np.uint64)
 
 
 @numba.njit(cache=True, inline="always")

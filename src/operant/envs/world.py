@@ -8,16 +8,21 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from operant.core.errors import InputError
 from operant.core.linear import Active, Features
+
+KNOWN = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
+"""Modules of environments whose whole state is in plain attributes, which can be saved and put back."""
 
 
 class World:
     """An environment with discrete actions, whose observations are numbers of states or become active features.
 
-    `place` holds the steps in this episode and the episodes finished, `score` the rewards of this one, `returns` those
-    of the last `episodes`. Raises `InputError` for other actions, and for observations that need `features`.
+    `place` holds (0, steps in this episode, episodes finished), `score` the sum of rewards of this one, `returns` and
+    `lengths` those of the last `episodes`. `features` makes an observation `Active`; its `size` is how many there are.
+    Raises `InputError` for other actions, and for observations that need `features`.
     """
 
     def __init__(
@@ -36,12 +41,19 @@ class World:
                 f"{self.env} shows {self.env.observation_space}, not numbers of states: give features, such as tiles"
             )
         self.count = int(self.env.action_space.n)
+        self.features: Any = features
         self.see: Callable[[Any], Features] = features or int
-        self.place = np.zeros(2, dtype=np.int64)
+        self.place = np.zeros(3, dtype=np.int64)
         self.score = np.zeros(1)
         self.returns = np.zeros(episodes)
+        self.lengths = np.zeros(episodes, dtype=np.int64)
         self.seed: int | None = seed
         self.reset()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows of w, columns): states or features, and actions."""
+        return int(self.env.observation_space.n if self.features is None else self.features.size), self.count
 
     def current(self) -> Features:
         return self.state
@@ -52,16 +64,66 @@ class World:
     def step(self, action: int) -> tuple[float, Features, bool, bool]:
         seen, reward, terminated, truncated, _ = self.env.step(action)
         self.state = self.see(seen)
-        self.place[0] += 1
+        place = self.place
+        place[1] += 1
         self.score[0] += reward
         if terminated or truncated:
-            self.returns[self.place[1] % len(self.returns)] = self.score[0]
-            self.place[1] += 1
+            episode = place[2] % len(self.returns)
+            self.returns[episode], self.lengths[episode] = self.score[0], place[1]
+            place[2] += 1
         return float(reward), self.state, terminated, truncated
 
     def reset(self) -> Features:
         seen, _ = self.env.reset(seed=self.seed)
         self.seed = None
-        self.place[0], self.score[0] = 0, 0.0
+        self.place[1], self.score[0] = 0, 0.0
         self.state = self.see(seen)
         return self.state
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the environment's own state is saved too. Where it is not, a resumed run begins a new episode."""
+        return type(self.env.unwrapped).__module__.startswith(KNOWN)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts, and the state of the environment where it can be had."""
+        found: dict[str, Any] = {name: getattr(self, name) for name in ("place", "score", "returns", "lengths")}
+        if self.resumes:
+            inner = self.env.unwrapped
+            found |= {
+                "attributes": {k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)},
+                "random": inner.np_random.bit_generator.state,
+                "elapsed": [wrapper._elapsed_steps for wrapper in self._limits()],
+                "state": list(self.state) if isinstance(self.state, Active) else self.state,
+            }
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in ("place", "score", "returns", "lengths"):
+            getattr(self, name)[...] = state[name]
+        if not self.resumes:
+            self.place[1], self.score[0] = 0, 0.0
+            return
+        inner = self.env.unwrapped
+        for name, value in state["attributes"].items():
+            setattr(inner, name, value)
+        inner.np_random.bit_generator.state = state["random"]
+        for wrapper, elapsed in zip(self._limits(), state["elapsed"], strict=True):
+            wrapper._elapsed_steps = elapsed
+        self.state = Active(*state["state"]) if isinstance(state["state"], list) else state["state"]
+
+    def _limits(self) -> list[TimeLimit]:
+        found, env = [], self.env
+        while isinstance(env, gymnasium.Wrapper):
+            found += [env] if isinstance(env, TimeLimit) else []
+            env = env.env
+        return found
+
+
+def _plain(value: Any) -> bool:
+    """What a checkpoint can hold and a step may change."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    if isinstance(value, np.generic | np.ndarray):
+        return value.dtype.kind in "biuf"
+    return value is None or isinstance(value, bool | int | float | str)

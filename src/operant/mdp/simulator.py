@@ -7,8 +7,8 @@ A world is anything that these functions can be called with; an algorithm's loop
     step(world, action)     -> (reward, next state, terminated, truncated), which ends an episode or not
     reset(world)            -> the first state of the next episode
 
-A `Simulator` is compiled into the loop. Any other object has them as methods, and the loop runs as plain Python, such as
-on a Gymnasium environment.
+A `Simulator` is compiled into the loop. Any other object has them as methods, and the loop runs as plain Python: so it
+does on a Gymnasium environment.
 """
 
 from typing import Any, NamedTuple
@@ -38,6 +38,7 @@ class Simulator(NamedTuple):
     end: NDArray[np.bool_]
     begin: NDArray[np.float64]
     """[S]: the sum of the chances to begin in each state, up to it."""
+    gamma: float
     limit: int
     """Steps after which an episode is truncated."""
     features: Active | None
@@ -49,6 +50,22 @@ class Simulator(NamedTuple):
     """[1]: the sum of rewards in this episode."""
     returns: NDArray[np.float64]
     """[E]: of the last E finished episodes; episode n is at n modulo E."""
+    lengths: NDArray[np.int64]
+    """[E]: their steps."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows of w, columns): states or features, and the most actions of a state."""
+        most = int(np.diff(self.first).max())
+        return (len(self.end) if self.features is None else int(self.features.index.max()) + 1), most
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """What a step changes."""
+        return {name: getattr(self, name) for name in ("random", "place", "score", "returns", "lengths")}
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        for name, array in state.items():
+            getattr(self, name)[...] = array
 
 
 def simulator(
@@ -84,11 +101,14 @@ def simulator(
             f"features have the shapes {features.index.shape} and {features.weight.shape}; the model has {mdp.states} "
             "states: give each a row"
         )
+    up_to = np.cumsum(chance)
+    up_to[np.flatnonzero(chance)[-1] :] = 1.0  # rounding must not let an episode begin where none can
     counts = np.diff(mdp.start)
-    reward = np.repeat(mdp.reward, counts) if mdp.transition_reward is None else mdp.transition_reward
+    reward = np.repeat(mdp.reward, counts) if mdp.transition_reward is None else mdp.transition_reward.copy()
     world = Simulator(
-        mdp.first, mdp.start, mdp.next_state.astype(np.int64), _row_sums(mdp.start, mdp.probability), reward, mdp.end, np.cumsum(chance),
-        limit, features, stream(seed), np.zeros(3, dtype=np.int64), np.zeros(1), np.zeros(episodes),
+        mdp.first, mdp.start, mdp.next_state.astype(np.int64), _row_sums(mdp.start, mdp.probability), reward, mdp.end,
+        up_to, float(mdp.gamma), limit, features, stream(seed), np.zeros(3, dtype=np.int64), np.zeros(1),
+        np.zeros(episodes), np.zeros(episodes, dtype=np.int64),
     )  # fmt: skip
     reset(world)
     return world
@@ -125,7 +145,7 @@ def reset(world: Any) -> Features:
     return _reset(world) if isinstance(world, Simulator) else world.reset()
 
 
-def _see(features: Active | None, s: int) -> Features:
+def _see(features: Active | None, s: Any) -> Features:
     return s if features is None else Active(features.index[s], features.weight[s])
 
 
@@ -142,13 +162,13 @@ def _current(world: Simulator) -> Features:
 
 
 @numba.njit(cache=True)
-def _actions(world: Simulator) -> int:
+def _actions(world: Simulator) -> Any:
     s = world.place[0]
     return world.first[s + 1] - world.first[s]
 
 
 @numba.njit(cache=True)
-def _step(world: Simulator, action: int) -> tuple[float, Features, bool, bool]:
+def _step(world: Simulator, action: int) -> Any:
     row = world.first[world.place[0]] + action
     i, last = world.start[row], world.start[row + 1] - 1
     if i < last:
@@ -164,14 +184,14 @@ def _step(world: Simulator, action: int) -> tuple[float, Features, bool, bool]:
     truncated = not terminated and place[1] == world.limit
     if terminated or truncated:
         world.returns[place[2] % len(world.returns)] = score[0]
+        world.lengths[place[2] % len(world.returns)] = place[1]
         place[2] += 1
     return reward, _see(world.features, s), terminated, truncated
 
 
 @numba.njit(cache=True)
 def _reset(world: Simulator) -> Features:
-    s = np.searchsorted(world.begin, uniform(world.random), side="right")
-    world.place[0] = min(s, len(world.begin) - 1)
+    world.place[0] = np.searchsorted(world.begin, uniform(world.random), side="right")
     world.place[1] = 0
     world.score[0] = 0.0
     return _see(world.features, world.place[0])

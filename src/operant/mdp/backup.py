@@ -1,11 +1,17 @@
-"""Bellman backups over the arrays of a model, compiled, on all threads that numba has.
+"""Bellman backups over the rows of a model, compiled, on the threads that help.
 
-    (T v)(s)  = max_a [ r(s, a) + γ Σ_s' p(s' | s, a) v(s') ]
-    (T_π v)(s) = r(s, π(s)) + γ Σ_s' p(s' | s, π(s)) v(s')
+    (T v)(s) = max_a [ r(s, a) + γ Σ_s' p(s' | s, a) v(s') ]
 
-Nothing is stored between the sum over successors and the maximum over actions: a sweep reads the model once. Each
-kernel also returns the least and the largest change, from which the bounds of a solution come.
+Nothing is stored between the sum over successors and the maximum over actions: a sweep reads the model once. It also
+returns the least and the largest change, from which the bounds of a solution come. T_π is the same sweep over the rows
+that a policy chose, one for each state.
 """
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -13,108 +19,56 @@ from numpy.typing import NDArray
 
 CHUNKS = 64
 """Parts into which states are divided among threads."""
+FEW = 50_000
+"""Transitions up to which waking a second thread costs more than it saves."""
+NONE = np.empty(0, dtype=np.int64)
+"""Given in place of `greedy` where only values are wanted."""
 
 
-@numba.njit(inline="always")
-def _chunk(k: int, n: int) -> tuple[int, int]:
-    return n * k // CHUNKS, n * (k + 1) // CHUNKS
+class Rows(NamedTuple):
+    """Rows (state, action) as `operant.mdp.model.MDP` holds them, or one for each state that a policy chose."""
+
+    first: NDArray[np.int64]
+    start: NDArray[np.int64]
+    next_state: NDArray[np.uint32]
+    probability: NDArray[np.float64]
+    reward: NDArray[np.float64]
+    width: int
+    """Transitions in every row; 0 where rows differ. Where it is known, `start` need not be read."""
 
 
 @numba.njit(cache=True, parallel=True, boundscheck=False)
 def optimal_backup(
-    first: NDArray[np.int64],
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    gamma: float,
-    value: NDArray[np.float64],
-    out: NDArray[np.float64],
+    rows: Rows, gamma: float, value: NDArray[np.float64], out: NDArray[np.float64], greedy: NDArray[np.int64]
 ) -> tuple[float, float]:
-    """out = T value; (least, largest) of out - value. States without rows get 0, and their change counts as 0."""
+    """out = T value, and the best row of each state in `greedy`; (least, largest) of out - value.
+
+    Of equal rows the first is best. A state without rows gets the value 0 and the row -1. `greedy` may be `NONE`.
+    """
+    first, start, next_state, probability, reward, width = rows
+    states, keep = len(first) - 1, len(greedy) > 0
     low, high = np.empty(CHUNKS), np.empty(CHUNKS)
     for k in numba.prange(CHUNKS):
         lo, hi = np.inf, -np.inf
-        begin, stop = _chunk(k, len(first) - 1)
+        begin, stop = states * k // CHUNKS, states * (k + 1) // CHUNKS
         i = start[first[begin]]
-        for s in range(begin, stop):
-            best = -np.inf
-            for row in range(first[s], first[s + 1]):
-                q = 0.0
-                last = start[row + 1]
-                while i < last:
-                    q += probability[i] * value[next_state[i]]
-                    i += 1
-                best = max(best, reward[row] + gamma * q)
-            if best == -np.inf:
-                best = 0.0
-            out[s] = best
-            change = best - value[s]
-            lo, hi = min(lo, change), max(hi, change)
-        low[k], high[k] = lo, hi
-    return low.min(), high.max()
-
-
-@numba.njit(cache=True, parallel=True, boundscheck=False)
-def greedy_backup(
-    first: NDArray[np.int64],
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    gamma: float,
-    value: NDArray[np.float64],
-    out: NDArray[np.float64],
-    greedy: NDArray[np.int64],
-) -> tuple[float, float]:
-    """The same, with the best row of each state in `greedy`: the first of equals, -1 where there is none."""
-    low, high = np.empty(CHUNKS), np.empty(CHUNKS)
-    for k in numba.prange(CHUNKS):
-        lo, hi = np.inf, -np.inf
-        begin, stop = _chunk(k, len(first) - 1)
         for s in range(begin, stop):
             best, chosen = -np.inf, -1
             for row in range(first[s], first[s + 1]):
                 q = 0.0
-                for i in range(start[row], start[row + 1]):
+                last = i + width if width else start[row + 1]
+                while i < last:
                     q += probability[i] * value[next_state[i]]
+                    i += 1
                 q = reward[row] + gamma * q
                 if q > best:
                     best, chosen = q, row
             if chosen < 0:
                 best = 0.0
-            out[s], greedy[s] = best, chosen
+            out[s] = best
+            if keep:
+                greedy[s] = chosen
             change = best - value[s]
-            lo, hi = min(lo, change), max(hi, change)
-        low[k], high[k] = lo, hi
-    return low.min(), high.max()
-
-
-@numba.njit(cache=True, parallel=True, boundscheck=False)
-def policy_backup(
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    gamma: float,
-    value: NDArray[np.float64],
-    out: NDArray[np.float64],
-) -> tuple[float, float]:
-    """out = T_π value on the rows that a policy chose, one a state; (least, largest) of out - value."""
-    low, high = np.empty(CHUNKS), np.empty(CHUNKS)
-    for k in numba.prange(CHUNKS):
-        lo, hi = np.inf, -np.inf
-        begin, stop = _chunk(k, len(start) - 1)
-        i = start[begin]
-        for s in range(begin, stop):
-            q = 0.0
-            last = start[s + 1]
-            while i < last:
-                q += probability[i] * value[next_state[i]]
-                i += 1
-            q = reward[s] + gamma * q
-            out[s] = q
-            change = q - value[s]
             lo, hi = min(lo, change), max(hi, change)
         low[k], high[k] = lo, hi
     return low.min(), high.max()
@@ -122,20 +76,12 @@ def policy_backup(
 
 @numba.njit(cache=True, boundscheck=False)
 def evaluate_policy(
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    gamma: float,
-    value: NDArray[np.float64],
-    other: NDArray[np.float64],
-    spread: float,
-    most: int,
+    rows: Rows, gamma: float, value: NDArray[np.float64], other: NDArray[np.float64], spread: float, most: int
 ) -> int:
     """value = T_π ... T_π value, until a sweep's changes differ by `spread` or less, or `most` times; how often."""
-    done = 0
+    done, unwanted = 0, np.empty(0, dtype=np.int64)
     while done < most:
-        low, high = policy_backup(start, next_state, probability, reward, gamma, value, other)
+        low, high = optimal_backup(rows, gamma, value, other, unwanted)
         value, other = other, value
         done += 1
         if high - low <= spread:
@@ -146,63 +92,39 @@ def evaluate_policy(
 
 
 @numba.njit(cache=True, boundscheck=False)
-def gauss_seidel_backup(
-    first: NDArray[np.int64],
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    gamma: float,
-    value: NDArray[np.float64],
-    backward: bool,
-) -> float:
-    """T in place, state by state, each one from the newest values; the largest change in size."""
-    largest = 0.0
-    states = len(first) - 1
-    for n in range(states):
-        s = states - 1 - n if backward else n
-        best = -np.inf
-        for row in range(first[s], first[s + 1]):
-            q = 0.0
-            for i in range(start[row], start[row + 1]):
-                q += probability[i] * value[next_state[i]]
-            best = max(best, reward[row] + gamma * q)
-        if best > -np.inf:
-            largest = max(largest, abs(best - value[s]))
-            value[s] = best
-    return largest
+def backup_state(rows: Rows, gamma: float, value: NDArray[np.float64], s: int) -> float:
+    """(T value)(s), or value(s) where there is nothing to choose."""
+    best = -np.inf
+    for row in range(rows.first[s], rows.first[s + 1]):
+        q = 0.0
+        for i in range(rows.start[row], rows.start[row + 1]):
+            q += rows.probability[i] * value[rows.next_state[i]]
+        best = max(best, rows.reward[row] + gamma * q)
+    return best if best > -np.inf else value[s]
 
 
 @numba.njit(cache=True, parallel=True, boundscheck=False)
-def choose_rows(
-    rows: NDArray[np.int64],
-    start: NDArray[np.int64],
-    next_state: NDArray[np.uint32],
-    probability: NDArray[np.float64],
-    reward: NDArray[np.float64],
-    out_start: NDArray[np.int64],
-    out_next: NDArray[np.uint32],
-    out_probability: NDArray[np.float64],
-    out_reward: NDArray[np.float64],
-) -> None:
+def choose_rows(rows: Rows, chosen: NDArray[np.int64], out: Rows) -> None:
     """The chosen row of each state copied behind one another, so that sweeps read no other; -1 is an empty row.
 
-    `out_next` and `out_probability` need room for what is chosen.
+    `out` needs room for the transitions of what is chosen.
     """
-    states = len(rows)
-    out_start[0] = 0
-    for s in range(states):
-        row = rows[s]
-        out_start[s + 1] = out_start[s] + (start[row + 1] - start[row] if row >= 0 else 0)
-    for s in numba.prange(states):
-        row = rows[s]
-        out_reward[s] = 0.0
+    # Each array has one name here: numba reorders parallel loops, and does not see that two names are one array.
+    given, given_next, given_probability, given_reward = rows.start, rows.next_state, rows.probability, rows.reward
+    start, next_state, probability, reward = out.start, out.next_state, out.probability, out.reward
+    start[0] = 0
+    for s in range(len(chosen)):
+        row = chosen[s]
+        start[s + 1] = start[s] + (given[row + 1] - given[row] if row >= 0 else 0)
+    for s in numba.prange(len(chosen)):
+        row = chosen[s]
+        reward[s] = 0.0
         if row >= 0:
-            out_reward[s] = reward[row]
-            shift = out_start[s] - start[row]
-            for i in range(start[row], start[row + 1]):
-                out_next[i + shift] = next_state[i]
-                out_probability[i + shift] = probability[i]
+            reward[s] = given_reward[row]
+            shift = start[s] - given[row]
+            for i in range(given[row], given[row + 1]):
+                next_state[i + shift] = given_next[i]
+                probability[i + shift] = given_probability[i]
 
 
 @numba.njit(cache=True)
@@ -219,3 +141,48 @@ def first_bad_row(
         if not abs(total - 1.0) <= rounding or not np.isfinite(reward[row]):
             return row
     return -1
+
+
+@contextmanager
+def quick_threads(rows: Rows) -> Iterator[None]:
+    """Sweep with one thread where more would not be quicker: in small models, and on a machine that is busy."""
+    allowed = numba.get_num_threads()
+    few = allowed == 1 or len(rows.probability) <= FEW
+    numba.set_num_threads(1 if few or not _threads_help(allowed) else allowed)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(allowed)
+
+
+@functools.cache
+def _threads_help(threads: int) -> bool:
+    """Whether sweeps are quicker on that many threads than on one, tried on a model of 10,000 states."""
+    states, width = 10_000, 16
+    near = np.arange(states * width) // width + np.arange(states * width) % width
+    first = np.arange(states + 1)
+    after, chance = (near % states).astype(np.uint32), np.full(states * width, 1 / width)
+    rows = read_only_rows(Rows(first, first * width, after, chance, np.ones(states), width))
+    value, out = np.zeros(states), np.empty(states)
+    least = dict.fromkeys((threads, 1), np.inf)
+    for _ in range(4):
+        for n in least:
+            numba.set_num_threads(n)
+            started = time.perf_counter()
+            optimal_backup(rows, 0.9, value, out, NONE)
+            least[n] = min(least[n], time.perf_counter() - started)
+    return least[threads] < least[1]
+
+
+def read_only(array: NDArray) -> NDArray:
+    """The same memory as an array that cannot be written: kernels are compiled for the rows of models, which are so."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def read_only_rows(rows: Rows) -> Rows:
+    first, start, next_state, probability, reward, width = rows
+    return Rows(
+        read_only(first), read_only(start), read_only(next_state), read_only(probability), read_only(reward), width
+    )

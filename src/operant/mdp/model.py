@@ -9,6 +9,7 @@ their actions, and the successors of a row stand together, as in a CSR matrix. O
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from operant.core.errors import InputError
-from operant.mdp.backup import first_bad_row
+from operant.mdp.backup import Rows, first_bad_row, read_only
 
 ROUNDING = 1e-9
 """How far the probabilities of a row may be from 1 in sum; they are then divided by it."""
@@ -85,9 +86,7 @@ class MDP:
         self._check_rows()
         for field in dataclasses.fields(self):
             if isinstance(array := getattr(self, field.name), np.ndarray):
-                shown = array.view()  # the caller's own array stays as it was
-                shown.flags.writeable = False
-                object.__setattr__(self, field.name, shown)
+                object.__setattr__(self, field.name, read_only(array))
 
     def _check_shapes(self) -> None:
         rows, transitions = len(self.action), len(self.next_state)
@@ -152,6 +151,13 @@ class MDP:
     def actions(self) -> int:
         """One more than the largest action."""
         return int(self.action.max()) + 1 if len(self.action) else 0
+
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """What backups read."""
+        counts = np.diff(self.start)
+        width = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
+        return Rows(self.first, self.start, self.next_state, self.probability, self.reward, width)
 
     def state_of(self, row: int) -> int:
         """The state of a row."""

@@ -16,12 +16,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import greedy_backup
+from operant.mdp.backup import NONE, optimal_backup
 from operant.mdp.model import MDP
 
 Metrics = dict[str, float]
@@ -53,6 +54,28 @@ class Solution:
         return self.value + self.error
 
 
+@dataclasses.dataclass
+class State:
+    """What solvers by sweeps go on from."""
+
+    mdp: MDP = dataclasses.field(metadata={"saved": False})
+    value: NDArray[np.float64]
+    result: Solution | None = dataclasses.field(default=None, metadata={"saved": False})
+    step: int = 0
+
+
+def begin(mdp: MDP, value: NDArray[np.float64] | None) -> State:
+    """From `value`, or from 0. Raises `InputError` if γ is not below 1, and for values of another model."""
+    require_discount(mdp)
+    start = np.zeros(mdp.states) if value is None else np.array(value, dtype=np.float64)
+    if start.shape != (mdp.states,) or not np.isfinite(start).all():
+        raise InputError(
+            f"the values to start from have the shape {start.shape}; give {mdp.states} finite numbers, one a state"
+        )
+    start[mdp.end] = 0.0
+    return State(mdp, start)
+
+
 def require_discount(mdp: MDP) -> None:
     """Raise `InputError` unless γ < 1: these bounds are those of a discounted model."""
     if not mdp.gamma < 1:
@@ -66,6 +89,11 @@ def half_span(mdp: MDP, low: float, high: float) -> float:
     return mdp.gamma / (1 - mdp.gamma) * (high - low) / 2
 
 
+def _unit(mdp: MDP) -> float:
+    """A sum of K products is off by at most K u of its terms' sizes, and a row of probabilities by K u from 1."""
+    return (int(np.diff(mdp.start).max(initial=0)) + 4) * EPSILON
+
+
 def certify_episodic(
     mdp: MDP, value: NDArray[np.float64], steps: NDArray[np.float64], greedy: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], float]:
@@ -73,16 +101,15 @@ def certify_episodic(
 
     `steps` is a guess of the steps to an end under the slowest of the best policies. What follows from it is checked.
     """
-    arrays = (mdp.first, mdp.start, mdp.next_state, mdp.probability, mdp.reward, mdp.gamma)
     going, out = ~mdp.end, np.empty(mdp.states)
-    unit = (int(np.diff(mdp.start).max(initial=0)) + 4) * EPSILON
+    unit = _unit(mdp)
     paid = np.abs(mdp.reward).max(initial=0.0)
 
     def rounding(v: NDArray[np.float64]) -> float:
         """How wrong v - T v may be."""
         return float(unit * (paid + 2 * np.abs(v).max(initial=0.0)))
 
-    greedy_backup(*arrays, value, out, greedy)
+    optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
     after = mdp.matrix()[greedy[going]] @ steps
     shortest = float((steps[going] - after).min(initial=1.0)) - rounding(steps)
     if not (np.isfinite(steps).all() and shortest > 0 and (steps[mdp.end] == 0).all() and (steps >= 0).all()):
@@ -92,7 +119,7 @@ def certify_episodic(
     rise = max(0.0, float((out - value)[going].max(initial=0.0))) + rounding(value)
     for scale in (4, 64, 1024, 2**20):
         upper = value + scale * rise * h
-        greedy_backup(*arrays, upper, out, np.empty_like(greedy))
+        optimal_backup(mdp.rows, mdp.gamma, upper, out, NONE)
         if (upper - out > 2 * rounding(upper))[going].all():
             return (lower + upper) / 2, float((upper - lower).max()) / 2 * (1 + 4 * EPSILON)
     return value, math.inf
@@ -110,12 +137,8 @@ def certify(
 
     The shift belongs to states that are no ends; their value is 0, and so is their change, which the bounds count.
     """
-    low, high = greedy_backup(
-        mdp.first, mdp.start, mdp.next_state, mdp.probability, mdp.reward, mdp.gamma, value, out, greedy
-    )
-    gamma = mdp.gamma
-    # A sum of K products is off by at most K u of its terms' sizes, and a row of probabilities by K u from 1.
-    unit = (int(np.diff(mdp.start).max(initial=0)) + 4) * EPSILON
+    gamma, unit = mdp.gamma, _unit(mdp)
+    low, high = optimal_backup(mdp.rows, gamma, value, out, greedy)
     if not gamma * (1 + unit) < 1 or not math.isfinite(high - low):
         return 0.0, math.inf
     factor = gamma / (1 - gamma)
@@ -140,7 +163,8 @@ def solution(
     return Solution(answer, policy, error, error <= wanted, math.ceil(sweeps), time.perf_counter() - started)
 
 
-def last(steps: Iterator[Metrics]) -> None:
-    """Run to the end."""
+def answer(state: Any, steps: Iterator[Metrics]) -> Solution:
+    """The result of a solver's state, after all the steps that lead to it."""
     for _ in steps:
         pass
+    return state.result

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import greedy_backup
+from operant.mdp.backup import optimal_backup
 from operant.mdp.chain import policy_reward_process
 from operant.mdp.model import MDP
-from operant.mdp.solution import Metrics, Solution, certify, certify_episodic, last, solution
+from operant.mdp.solution import Metrics, Solution, answer, certify, certify_episodic, solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,6 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     Raises InputError if γ = 1 and a policy that may never end does not lose by it.
     """
     mdp, started = state.mdp, time.perf_counter()
-    arrays = (mdp.first, mdp.start, mdp.next_state, mdp.probability, mdp.reward, mdp.gamma)
     out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
     going = ~mdp.end
     while True:
@@ -82,7 +81,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         if mdp.gamma == 1 and not np.isfinite(process.chain.hitting_time(np.flatnonzero(mdp.end))).all():
             raise _endless()
         value = process.value()
-        greedy_backup(*arrays, value, out, greedy)
+        optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
         state.step += 1
         # A gain that rounding could have made is none: policies of equal worth would follow one another for ever.
         better = going & (out - value > 1e-10 * (1 + np.abs(value)))
@@ -122,9 +121,7 @@ def _slowest(mdp: MDP, value: NDArray[np.float64], rows: NDArray[np.int64]) -> N
         steps = process.chain.hitting_time(np.flatnonzero(mdp.end))
         if not np.isfinite(steps).all():
             return steps
-        greedy_backup(
-            among.first, among.start, among.next_state, among.probability, among.reward, 1.0, steps, out, greedy
-        )
+        optimal_backup(among.rows, 1.0, steps, out, greedy)
         slower = going & (out - steps > 1e-9 * (1 + steps))
         if not slower.any():
             return steps
@@ -141,6 +138,4 @@ def _rows_of(mdp: MDP, rows: NDArray[np.int64]) -> MDP:
 def solve(mdp: MDP, config: Config | None = None) -> Solution:
     """The answer in one call."""
     state = init(mdp)
-    last(train(state, config or Config()))
-    assert state.result is not None
-    return state.result
+    return answer(state, train(state, config or Config()))

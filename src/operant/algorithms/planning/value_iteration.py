@@ -16,18 +16,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.mdp.backup import optimal_backup
+from operant.mdp.backup import NONE, optimal_backup, quick_threads
 from operant.mdp.model import MDP
-from operant.mdp.solution import (
-    Metrics,
-    Solution,
-    certify,
-    half_span,
-    last,
-    only_rounding,
-    require_discount,
-    solution,
-)  # fmt: skip
+from operant.mdp.solution import Metrics, Solution, State, answer, begin, certify, half_span, only_rounding, solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,49 +29,35 @@ class Config:
     """Stop here if that is not reached; the answer says so."""
 
 
-@dataclasses.dataclass
-class State:
-    mdp: MDP = dataclasses.field(metadata={"saved": False})
-    value: NDArray[np.float64]
-    result: Solution | None = dataclasses.field(default=None, metadata={"saved": False})
-    step: int = 0
-
-
 def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
     """Starts from `value` (0 if not given). Raises InputError if γ is not below 1."""
-    require_discount(mdp)
-    start = np.zeros(mdp.states) if value is None else np.array(value, dtype=np.float64)
-    start[mdp.end] = 0.0
-    return State(mdp, start)
+    return begin(mdp, value)
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields after every sweep; `state.result` is the answer at the end."""
-    mdp, started = state.mdp, time.perf_counter()
+    mdp, started, found = state.mdp, time.perf_counter(), np.inf
     out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    arrays = (mdp.first, mdp.start, mdp.next_state, mdp.probability, mdp.reward, mdp.gamma)
-    found = np.inf
-    while state.result is None:
-        low, high = optimal_backup(*arrays, state.value, out)
-        state.value, out = out, state.value
-        state.step += 1
-        span, before = half_span(mdp, low, high), found
-        found = min(found, span)
-        yield {"bound/error": span, "bound/largest_change": max(abs(low), abs(high))}
-        # Where rounding keeps the bounds apart, waiting does not help: the answer then says what it is worth.
-        stuck = span >= before and only_rounding(mdp, state.value, span)
-        if span <= config.error or stuck or state.step >= config.max_sweeps - 1:
-            shift, error = certify(mdp, state.value, out, greedy)
+    with quick_threads(mdp.rows):
+        while state.result is None:
+            low, high = optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE)
             state.value, out = out, state.value
             state.step += 1
-            if error <= config.error or stuck or state.step >= config.max_sweeps - 1:
-                state.result = solution(mdp, state.value, greedy, shift, error, config.error, state.step, started)
-            yield {"bound/error": error, "bound/largest_change": max(abs(low), abs(high))}
+            span, before = half_span(mdp, low, high), found
+            found = min(found, span)
+            yield {"bound/error": span, "bound/largest_change": max(abs(low), abs(high))}
+            # Where rounding keeps the bounds apart, waiting does not help: the answer then says what it is worth.
+            stuck = span >= before and only_rounding(mdp, state.value, span)
+            if span <= config.error or stuck or state.step >= config.max_sweeps - 1:
+                shift, error = certify(mdp, state.value, out, greedy)
+                state.value, out = out, state.value
+                state.step += 1
+                if error <= config.error or stuck or state.step >= config.max_sweeps - 1:
+                    state.result = solution(mdp, state.value, greedy, shift, error, config.error, state.step, started)
+                yield {"bound/error": error, "bound/largest_change": max(abs(low), abs(high))}
 
 
 def solve(mdp: MDP, config: Config | None = None, value: NDArray[np.float64] | None = None) -> Solution:
     """The answer in one call."""
     state = init(mdp, value)
-    last(train(state, config or Config()))
-    assert state.result is not None
-    return state.result
+    return answer(state, train(state, config or Config()))

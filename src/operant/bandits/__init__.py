@@ -1,0 +1,1 @@
+"""Bandits: arms and contexts as data, R runs side by side."""

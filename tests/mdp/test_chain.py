@@ -108,3 +108,17 @@ def test_what_is_refused():
         MarkovRewardProcess(chain, np.zeros(3), 0.5)
     with pytest.raises(InputError, match="the discount gamma is 2"):
         MarkovRewardProcess(chain, np.zeros(2), 2.0)
+
+
+@given(st.integers(0, 10**6))
+def test_a_policys_process_as_a_decision_process_has_its_values(seed):
+    generator = np.random.default_rng(seed)
+    s, a, t = (x.ravel() for x in np.indices((4, 2, 5)))
+    p = generator.dirichlet(np.ones(5), 8).ravel()
+    mdp = from_transitions(s, a, t, p, generator.normal(size=40), 0.9, ends=[4])
+    process = policy_reward_process(mdp, np.concatenate([generator.dirichlet(np.ones(2), 4), np.zeros((1, 2))]))
+    found = module.as_decision_process(process)
+    assert (found.actions, found.end.tolist(), len(found.action)) == (1, mdp.end.tolist(), 4)
+    value = process.value()
+    np.testing.assert_allclose(found.reward + 0.9 * found.matrix() @ value, value[:4], atol=1e-12)
+    assert value[4] == 0

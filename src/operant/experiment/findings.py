@@ -39,6 +39,7 @@ class Findings:
     summary: dict[str, Any]
     samples: list[dict[str, Any]]
     stages: "list[Findings]"
+    folder: Path
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -65,6 +66,7 @@ def read_run(folder: Path, name: str) -> Findings:
         _read_object(_read(summary), str(summary)) if summary.is_file() else {},
         _read_lines(folder / "samples.jsonl"),
         [read_run(part, part.name) for part in sorted(parts, key=lambda part: place(part.name))],
+        folder,
     )
 
 

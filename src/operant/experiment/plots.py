@@ -92,6 +92,9 @@ svg .grid { stroke: var(--grid); } svg .reference { stroke: var(--dim); stroke-d
 svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round; }
 svg .raw { fill: none; stroke-width: 1; opacity: .3; stroke-linejoin: round; } svg .dot { opacity: .35; }
 svg .interval { stroke-width: 2.5; stroke-linecap: round; } svg .stem { stroke-width: 10; opacity: .22; }
+svg .cell { stroke: var(--card); stroke-width: 1.5; } svg .heat { fill: var(--s0); } svg .ended { fill: var(--grid); }
+svg .wall { fill: var(--dim); } svg .mark { font-weight: 600; }
+svg .figure { font-size: 11px; }
 svg .bar { fill: var(--s0); } svg .segment { stroke: var(--card); stroke-width: 1.5; }
 """ + "".join(
     [f".k-{k} {{ fill: var(--{k}); background: var(--{k}); color: var(--on-{k}); }}\n" for k in [*KINDS]]
@@ -287,6 +290,70 @@ def stacked_bars(rows: Sequence[tuple[str, Mapping[str, float], str]], label: st
             x += span
         body.append(_text(left - 10, y + 17, name, "end") + (_text(width, y + 17, end, "end") if end else ""))
     return _svg(width, top + step * len(rows), label, body)
+
+
+def heat_map(rows: Sequence[Sequence[tuple[float, str, str]]], label: str) -> str:
+    """A grid of cells (value, mark, kind): the higher the value, the deeper the colour. Kind: "", "ended" or "wall".
+
+    Cells that are too small for their value keep the mark alone; a reader who points at one sees both.
+    """
+    values = [value for row in rows for value, _, kind in row if not kind]
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    columns = max(map(len, rows))
+    width = 400 if columns <= 8 else 760
+    side = min(width / columns, 84.0)
+    body = []
+    for i, row in enumerate(rows):
+        for j, (value, mark, kind) in enumerate(row):
+            x, y, middle = j * side, i * side, (j + 0.5) * side
+            depth = 0.06 + 0.6 * (value - low) / ((high - low) or 1)
+            fill = f'class="cell {kind}"' if kind else f'class="cell heat" fill-opacity="{depth:.3f}"'
+            cell = f'<rect {fill} x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}"/>'
+            shown = _short(value)
+            if kind != "wall":
+                room = side >= 7 * len(shown)
+                if room and not kind:
+                    cell += _text(middle, y + side * 0.42, shown, "middle", "figure")
+                cell += _text(middle, y + side * (0.78 if room and not kind else 0.62), mark, "middle", "mark")
+            words = f"row {i}, column {j}: {mark}" + ("" if kind else f", value {value:.10g}")
+            body.append(f"<g><title>{escape(words)}</title>{cell}</g>")
+    return _svg(round(columns * side), round(len(rows) * side), label, body)
+
+
+def _short(x: float) -> str:
+    """Three digits that mean something: -13, 0.656, 421."""
+    return f"{x:.3g}".replace("-", "−") if abs(x) < 1e6 else number(x)
+
+
+def log_chart(curve: Curve, label: str, x_label: str = "", aim: float | None = None) -> str:
+    """Values above 0 on a logarithmic scale, as measured; `aim` is a dashed line. Values of 0 are left out."""
+    kept = curve.y > 0
+    x, y = curve.x[kept], np.log10(curve.y[kept])
+    width, height, left, right, top, bottom = 420, 220, 46, 16, 10, 36
+    marks = [*y, *([math.log10(aim)] if aim else [])]
+    low, high = math.floor(min(marks)), math.ceil(max(marks))
+    high += high == low
+
+    def across(x_: Any) -> Any:
+        return left + (x_ - x.min()) / ((x.max() - x.min()) or 1) * (width - left - right)
+
+    def up(y_: Any) -> Any:
+        return height - bottom - (y_ - low) / (high - low) * (height - top - bottom)
+
+    body = []
+    for power in range(low, high + 1, max(1, math.ceil((high - low) / 6))):
+        body.append(_line("grid", left, width - right, up(power), up(power)))
+        body.append(_text(left - 6, up(power) + 4, f"1e{power}".replace("-", "−"), "end", "dim"))
+    whole = sorted({round(tick) for tick in _ticks(x.min(), x.max(), 5)})
+    body += [_text(across(tick), height - bottom + 16, f"{tick:,}", "middle", "dim") for tick in whole]
+    body.append(_text((left + width - right) / 2, height - 2, x_label, "middle", "dim"))
+    if aim:
+        body.append(_line("reference", left, width - right, up(math.log10(aim)), up(math.log10(aim))))
+        body.append(_text(left + 4, up(math.log10(aim)) - 5, "asked for", "start", "dim"))
+    body.append(_path(across(x), up(y), "line s0"))
+    dots = zip(across(x), up(y), strict=True) if len(x) <= 60 else ()
+    body += [f'<circle class="f0" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in dots]
+    return _svg(width, height, label, body)
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

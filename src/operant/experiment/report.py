@@ -8,7 +8,7 @@ from typing import Any
 
 from operant.core.errors import InputError
 from operant.core.statistics import Estimate
-from operant.experiment import plots
+from operant.experiment import drawings, plots
 from operant.experiment.findings import STAGES, Findings, estimates, place, read_run, within
 from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, number
 
@@ -18,6 +18,9 @@ HEADLINES = {"wrong": "Wrong, stated as fact", "unknown": "“I do not know”",
 JUDGEMENTS = {"win_rate", "win_rates", "reward_model_accuracy", "judge_accuracy", "labeller_agreement"}
 SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 """Figures, and groups of them, that are shown as a percentage."""
+
+NO_CURVES = {"time/seconds", "bound/error"}
+"""Metrics that have no panel among the learning curves: the clock, and what a section of its own draws."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
 
@@ -99,6 +102,7 @@ def _page(runs: Sequence[Findings]) -> str:
     sections = [
         ("side-by-side", "Side by side", _side_by_side(runs)),
         ("summary", "Summary", _each(runs, _headline)),
+        ("solution", "Solution", _each(runs, drawings.section)),
         ("outcome", "Outcome", _each(runs, _outcome)),
         ("exposure", "By exposure", _each(runs, _exposures)),
         ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),
@@ -339,14 +343,14 @@ def _learning_curves(runs: Sequence[Findings]) -> str:
     stages: dict[str, list[dict[str, Curve]]] = {}
     for i, run in enumerate(runs):
         for stage in [run, *run.stages]:
-            if stage.metrics:
-                stages.setdefault("" if stage is run else stage.name, [{} for _ in runs])[i] = stage.metrics
+            if metrics := {name: x for name, x in stage.metrics.items() if name not in NO_CURVES}:
+                stages.setdefault("" if stage is run else stage.name, [{} for _ in runs])[i] = metrics
     several = len(runs) > 1
     html = _legend({f"f{i % plots.COLOURS}": run.name for i, run in enumerate(runs)}) if several else ""
     reading = "Line: running mean." if several else "Line: running mean, with its last value; pale: as measured."
     html += f'<p class="note">Across: training steps. {reading}</p>'
     for stage in sorted(stages, key=place):
-        names = {name for metrics in stages[stage] for name in metrics} - {"time/seconds"}
+        names = {name for metrics in stages[stage] for name in metrics}
         names = sorted(names, key=lambda name: (name.startswith("time/"), [*METRICS, name].index(name), name))
         panels = [_panel(name, [metrics.get(name) for metrics in stages[stage]]) for name in names]
         more = f"<details><summary>{len(panels[6:])} more curves</summary>{_grid(panels[6:], 'small')}</details>"

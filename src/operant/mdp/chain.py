@@ -176,6 +176,19 @@ class MarkovRewardProcess:
         return found
 
 
+def as_decision_process(process: MarkovRewardProcess) -> MDP:
+    """The same as an MDP in which every state that is no end has one action, 0: its optimal values are the process's.
+
+    So what solves decision processes, and says how exactly, also evaluates policies.
+    """
+    assert process.end is not None
+    going = ~np.asarray(process.end)
+    rows = sparse.csr_array(process.chain.transition[going])
+    first, action = np.concatenate([[0], np.cumsum(going)]), np.zeros(int(going.sum()), dtype=np.int32)
+    reward = np.asarray(process.reward)[going]
+    return MDP(first, action, rows.indptr, rows.indices, rows.data, reward, process.gamma, process.end)
+
+
 def policy_reward_process(mdp: MDP, policy: Values) -> MarkovRewardProcess:
     """The reward process that an MDP becomes under a policy: P_π(s' | s) = Σ_a π(a | s) p(s' | s, a), and r_π alike.
 

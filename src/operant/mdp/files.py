@@ -73,9 +73,9 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _read_csv(path: Path, gamma: float | None) -> MDP:
-    if gamma is None:
-        raise InputError("a .csv holds no discount: give gamma, such as 0.95 (--gamma on the command line)")
     with path.open(encoding="utf-8-sig", newline="") as file:
+        if gamma is None:
+            raise InputError("a .csv holds no discount: give gamma, such as 0.95 (--gamma on the command line)")
         place = _places(next(csv.reader(file), []), path)
         form = {"delimiter": ",", "quotechar": '"', "comments": None, "usecols": list(place.values()), "ndmin": 2}
         try:

@@ -273,7 +273,12 @@ PROBLEMS = {
     "random_walk": Problem(random_walk, "example 6.2: five states between two ends, no choice", (1, 7), lambda _: "↔"),
     "long_random_walk": Problem(long_random_walk, "example 9.1: 1,000 states, steps of up to 100, no choice"),
     "gambler": Problem(gambler, "example 4.3: how much to stake on heads", None, lambda a: f"stake {a + 1}"),
-    "car_rental": Problem(car_rental, "example 4.2, Jack's: cars moved overnight", (21, 21), lambda a: f"{a - 5:+d}"),
+    "car_rental": Problem(
+        car_rental,
+        "example 4.2, Jack's: cars here (rows) and there (columns)",
+        (21, 21),
+        lambda a: f"{a - 5:+d}" if a != 5 else "0",
+    ),
     "recycling_robot": Problem(
         recycling_robot, "example 3.3: search, wait or recharge", None, ("search", "wait", "recharge").__getitem__
     ),

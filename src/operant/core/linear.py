@@ -29,6 +29,28 @@ class Active(NamedTuple):
 Features = int | np.integer | Active
 
 
+def active(x: Features) -> int:
+    """How many features are active: for a table one."""
+    return len(x.index) if isinstance(x, Active) else 1
+
+
+def feature(x: Features, k: int) -> tuple[int, float]:
+    """(which, how large) of the active features k."""
+    return (int(x.index[k]), float(x.weight[k])) if isinstance(x, Active) else (int(x), 1.0)
+
+
+@overload(active, strict=False)
+def _active(x: Any) -> Any:
+    return (lambda x: len(x.index)) if isinstance(x, types.NamedTuple) else lambda x: 1
+
+
+@overload(feature, strict=False)
+def _feature(x: Any, k: Any) -> Any:
+    if isinstance(x, types.NamedTuple):
+        return lambda x, k: (x.index[k], x.weight[k])
+    return lambda x, k: (x, 1.0)
+
+
 def value_of(w: NDArray[np.float64], x: Features, column: int) -> float:
     """w[:, column]·x."""
     if isinstance(x, Active):

@@ -125,8 +125,8 @@ def _row_sums(start: NDArray[np.int64], probability: NDArray[np.float64]) -> NDA
     return out
 
 
-def current(world: Any) -> Features:
-    """The state that the world is in."""
+def current(world: Any) -> Any:
+    """The state that the world is in: its number or its features."""
     return _current(world) if isinstance(world, Simulator) else world.current()
 
 
@@ -135,12 +135,12 @@ def actions(world: Any) -> int:
     return _actions(world) if isinstance(world, Simulator) else world.actions()
 
 
-def step(world: Any, action: int) -> tuple[float, Features, bool, bool]:
+def step(world: Any, action: int) -> tuple[float, Any, bool, bool]:
     """(reward, next state, terminated, truncated)."""
     return _step(world, action) if isinstance(world, Simulator) else world.step(action)
 
 
-def reset(world: Any) -> Features:
+def reset(world: Any) -> Any:
     """The first state of a new episode."""
     return _reset(world) if isinstance(world, Simulator) else world.reset()
 

@@ -1,0 +1,85 @@
+"""Eligibility traces z [X, A] of which only those that are not 0 are gone through.
+
+    z <- decay z;  z <- z + ∇Q(s, a)  or its like;  w <- w + step z
+
+Few of a table's places have a trace worth the name, so that a step costs little more than without them.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from operant.core.linear import Features, active, feature, value_of
+
+KINDS = ("accumulating", "replacing", "dutch")
+ACCUMULATING, REPLACING, DUTCH = range(3)
+FORGOTTEN = 1e-12
+"""A trace below this moves weights by less than their rounding: it is dropped."""
+
+
+class Traces(NamedTuple):
+    z: NDArray[np.float64]
+    """[X, A]."""
+    held: NDArray[np.bool_]
+    """[X, A]: which are in `cells`."""
+    cells: NDArray[np.int64]
+    """[X A]: x A + a of those that are not 0, `count` of them."""
+    count: NDArray[np.int64]
+    """[1]."""
+    before: NDArray[np.float64]
+    """[1]: what Q(s, a) was thought to be a step before, for true online algorithms."""
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        return self._asdict()
+
+    def load_state_dict(self, state: dict[str, NDArray[Any]]) -> None:
+        for name, array in state.items():
+            getattr(self, name)[...] = array
+
+
+def traces_of(w: NDArray[np.float64]) -> Traces:
+    """None yet, for the weights w [X, A]."""
+    return Traces(
+        np.zeros_like(w), np.zeros(w.shape, np.bool_), np.zeros(w.size, np.int64), np.zeros(1, np.int64), np.zeros(1)
+    )
+
+
+@numba.njit(cache=True)
+def fade(traces: Traces, decay: float) -> None:
+    """z <- decay z; 0 ends the episode."""
+    kept = 0
+    for i in range(traces.count[0]):
+        row, column = divmod(traces.cells[i], traces.z.shape[1])
+        z = decay * traces.z[row, column]
+        if abs(z) < FORGOTTEN:
+            traces.z[row, column], traces.held[row, column] = 0.0, False
+        else:
+            traces.z[row, column], traces.cells[kept] = z, traces.cells[i]
+            kept += 1
+    traces.count[0] = kept
+    if decay == 0:
+        traces.before[0] = 0.0
+
+
+@numba.njit(cache=True)
+def mark(traces: Traces, x: Features, a: int, alpha: float, kind: int) -> None:
+    """After `fade`: z += ∇Q (accumulating), z = ∇Q where it is not 0 (replacing), z += (1 - α z·∇Q) ∇Q (dutch)."""
+    share = 1 - alpha * value_of(traces.z, x, a) if kind == DUTCH else 1.0
+    for k in range(active(x)):
+        row, weight = feature(x, k)
+        if weight == 0:
+            continue
+        traces.z[row, a] = weight if kind == REPLACING else traces.z[row, a] + share * weight
+        if not traces.held[row, a]:
+            traces.held[row, a], traces.cells[traces.count[0]] = True, row * traces.z.shape[1] + a
+            traces.count[0] += 1
+
+
+@numba.njit(cache=True)
+def spread(w: NDArray[np.float64], traces: Traces, step: float) -> None:
+    """w += step z."""
+    for i in range(traces.count[0]):
+        row, column = divmod(traces.cells[i], w.shape[1])
+        w[row, column] += step * traces.z[row, column]

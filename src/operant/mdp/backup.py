@@ -17,6 +17,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from operant.core.compiled import njit_loop
+
 CHUNKS = 64
 """Parts into which states are divided among threads."""
 FEW = 50_000
@@ -91,7 +93,7 @@ def evaluate_policy(
     return done
 
 
-@numba.njit(cache=True, boundscheck=False)
+@njit_loop
 def backup_state(rows: Rows, gamma: float, value: NDArray[np.float64], s: int) -> float:
     """(T value)(s), or value(s) where there is nothing to choose."""
     best = -np.inf
@@ -101,6 +103,18 @@ def backup_state(rows: Rows, gamma: float, value: NDArray[np.float64], s: int) -
             q += rows.probability[i] * value[rows.next_state[i]]
         best = max(best, rows.reward[row] + gamma * q)
     return best if best > -np.inf else value[s]
+
+
+@njit_loop
+def gauss_seidel_backup(rows: Rows, gamma: float, value: NDArray[np.float64], backward: bool) -> float:
+    """T in place, state after state, each from the newest values; the size of the largest change."""
+    largest, states = 0.0, len(value)
+    for n in range(states):
+        s = states - 1 - n if backward else n
+        new = backup_state(rows, gamma, value, s)
+        largest = max(largest, abs(new - value[s]))
+        value[s] = new
+    return largest
 
 
 @numba.njit(cache=True, parallel=True, boundscheck=False)

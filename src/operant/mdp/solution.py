@@ -6,10 +6,6 @@ For γ < 1, any v and the changes d = T v - v, where T is the Bellman operator (
 
 so the middle of the two is at most half their distance from V*, however v was found. The policy that is greedy in v
 loses at most that distance. Rounding is counted in, so the bound holds for what the machine has computed.
-
-For γ = 1, let h >= 1 + P_π h for the greedy policy π, so at least its steps to an end, and T_π v >= v - c. Then
-V* >= v - c h. And if u = v + ε h satisfies u >= T u + η with η > 0, then V* <= u, and every policy that may go on for
-ever loses without limit: Σ_{k<n} r <= u - P^n u - n η (compare Bertsekas and Tsitsiklis 1991, proposition 1).
 """
 
 import dataclasses
@@ -22,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import NONE, optimal_backup
+from operant.mdp.backup import optimal_backup
+from operant.mdp.episodic import EPSILON, certify_episodic, require_loss, slowest_steps, unit_of_rounding
 from operant.mdp.model import MDP
 
 Metrics = dict[str, float]
-EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +61,7 @@ class State:
 
 
 def begin(mdp: MDP, value: NDArray[np.float64] | None) -> State:
-    """From `value`, or from 0. Raises `InputError` if γ is not below 1, and for values of another model."""
-    require_discount(mdp)
+    """From `value`, or from 0. Raises `InputError` for values of another model."""
     start = np.zeros(mdp.states) if value is None else np.array(value, dtype=np.float64)
     if start.shape != (mdp.states,) or not np.isfinite(start).all():
         raise InputError(
@@ -89,40 +84,9 @@ def half_span(mdp: MDP, low: float, high: float) -> float:
     return mdp.gamma / (1 - mdp.gamma) * (high - low) / 2
 
 
-def _unit(mdp: MDP) -> float:
-    """A sum of K products is off by at most K u of its terms' sizes, and a row of probabilities by K u from 1."""
-    return (int(np.diff(mdp.start).max(initial=0)) + 4) * EPSILON
-
-
-def certify_episodic(
-    mdp: MDP, value: NDArray[np.float64], steps: NDArray[np.float64], greedy: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], float]:
-    """For γ = 1: (v, error) such that |v - V*| <= error in every state; the error is inf where nothing can be proved.
-
-    `steps` is a guess of the steps to an end under the slowest of the best policies. What follows from it is checked.
-    """
-    going, out = ~mdp.end, np.empty(mdp.states)
-    unit = _unit(mdp)
-    paid = np.abs(mdp.reward).max(initial=0.0)
-
-    def rounding(v: NDArray[np.float64]) -> float:
-        """How wrong v - T v may be."""
-        return float(unit * (paid + 2 * np.abs(v).max(initial=0.0)))
-
-    optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
-    after = mdp.matrix()[greedy[going]] @ steps
-    shortest = float((steps[going] - after).min(initial=1.0)) - rounding(steps)
-    if not (np.isfinite(steps).all() and shortest > 0 and (steps[mdp.end] == 0).all() and (steps >= 0).all()):
-        return value, math.inf
-    h = steps / shortest
-    lower = value - (max(0.0, float((value - out)[going].max(initial=0.0))) + rounding(value)) * h
-    rise = max(0.0, float((out - value)[going].max(initial=0.0))) + rounding(value)
-    for scale in (4, 64, 1024, 2**20):
-        upper = value + scale * rise * h
-        optimal_backup(mdp.rows, mdp.gamma, upper, out, NONE)
-        if (upper - out > 2 * rounding(upper))[going].all():
-            return (lower + upper) / 2, float((upper - lower).max()) / 2 * (1 + 4 * EPSILON)
-    return value, math.inf
+def unchanged(value: NDArray[np.float64], change: float) -> bool:
+    """Whether a sweep changed values by no more than rounding does: no other will."""
+    return change <= 8 * EPSILON * float(np.abs(value).max(initial=0.0))
 
 
 def only_rounding(mdp: MDP, value: NDArray[np.float64], error: float) -> bool:
@@ -137,7 +101,7 @@ def certify(
 
     The shift belongs to states that are no ends; their value is 0, and so is their change, which the bounds count.
     """
-    gamma, unit = mdp.gamma, _unit(mdp)
+    gamma, unit = mdp.gamma, unit_of_rounding(mdp)
     low, high = optimal_backup(mdp.rows, gamma, value, out, greedy)
     if not gamma * (1 + unit) < 1 or not math.isfinite(high - low):
         return 0.0, math.inf
@@ -145,6 +109,23 @@ def certify(
     wrong = unit * (np.abs(mdp.reward).max(initial=0.0) + gamma * np.abs(value).max(initial=0.0))
     slack = wrong * (1 + 2 * factor) + factor * max(abs(low), abs(high)) * 2 * unit / (1 - gamma * (1 + unit))
     return factor * (low + high) / 2, half_span(mdp, low, high) + float(slack)
+
+
+def prove(
+    mdp: MDP, value: NDArray[np.float64], out: NDArray[np.float64], greedy: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], float]:
+    """(v, error) such that |v - V*| <= error, from one full sweep over any values, with or without a discount.
+
+    Raises `InputError` if γ = 1 and the greedy policy can go on for ever without losing.
+    """
+    if mdp.gamma < 1:
+        shift, error = certify(mdp, value, out, greedy)
+        return np.where(mdp.end, 0.0, out + shift), error
+    optimal_backup(mdp.rows, 1.0, value, out, greedy)
+    steps = slowest_steps(mdp, value, greedy)
+    if not np.isfinite(steps).all():
+        require_loss(mdp, greedy)
+    return certify_episodic(mdp, value, steps)
 
 
 def solution(

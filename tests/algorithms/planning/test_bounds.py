@@ -5,19 +5,27 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from operant.algorithms.planning import modified_policy_iteration, policy_iteration, value_iteration
+from operant.algorithms.planning import (
+    gauss_seidel,
+    modified_policy_iteration,
+    policy_iteration,
+    prioritized_sweeping,
+    value_iteration,
+)
 from operant.core.errors import InputError
 from operant.mdp import problems
 from operant.mdp.model import from_transitions
 
 from .exact import exact_optimum, random_episodic_model, random_model
 
-ITERATIVE = [value_iteration, modified_policy_iteration]
+DISCOUNTED = [value_iteration, modified_policy_iteration]
+IN_PLACE = [gauss_seidel, prioritized_sweeping]
+ITERATIVE = [*DISCOUNTED, *IN_PLACE]
 SOLVERS = [*ITERATIVE, policy_iteration]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize(("gamma", "models"), [(0.0, 20), (0.5, 120), (0.95, 200), (0.9999, 12)])
+@pytest.mark.parametrize(("gamma", "models"), [(0.0, 40), (0.5, 300), (0.95, 350), (0.9999, 12)])
 def test_the_true_optimum_lies_within_the_error_that_is_stated(solver: ModuleType, gamma: float, models: int):
     generator = np.random.default_rng(int(gamma * 1e4))
     for _ in range(models):
@@ -57,7 +65,7 @@ def test_a_small_change_says_nothing_near_gamma_1():
 @pytest.mark.parametrize("solver", ITERATIVE)
 def test_a_limit_on_sweeps_is_said_and_the_bound_still_holds(solver: ModuleType):
     mdp = random_model(np.random.default_rng(3), 0.9999)
-    name = "max_sweeps" if solver is value_iteration else "max_improvements"
+    name = "max_improvements" if solver is modified_policy_iteration else "max_sweeps"
     found = solver.solve(mdp, solver.Config(error=1e-8, **{name: 2}))
     assert not found.reached
     assert found.error > 1e-8
@@ -81,14 +89,15 @@ def test_of_equal_actions_the_lowest_is_chosen():
         assert solver.solve(mdp).policy.tolist() == [2]
 
 
-@pytest.mark.parametrize("solver", ITERATIVE)
+@pytest.mark.parametrize("solver", DISCOUNTED)
 def test_without_a_discount_they_refuse(solver: ModuleType):
     mdp = from_transitions([0], [0], [1], [1.0], [1.0], 1.0, ends=[1])
     with pytest.raises(InputError, match="needs one below 1"):
         solver.solve(mdp)
 
 
-def test_without_a_discount_the_optimum_lies_within_the_error_too():
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
+def test_without_a_discount_the_optimum_lies_within_the_error_too(solver: ModuleType):
     """Where some policies never end but lose by it."""
     generator = np.random.default_rng(0)
     proved = refused = 0
@@ -96,7 +105,7 @@ def test_without_a_discount_the_optimum_lies_within_the_error_too():
         mdp = random_episodic_model(generator)
         first = policy_iteration.init(mdp).rows
         try:
-            found = policy_iteration.solve(mdp)
+            found = solver.solve(mdp)
         except InputError:
             refused += 1
             continue
@@ -107,27 +116,30 @@ def test_without_a_discount_the_optimum_lies_within_the_error_too():
     assert proved > 150 > refused
 
 
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
 @pytest.mark.parametrize("loop", [0.0, 1.0])
-def test_going_on_for_ever_without_a_loss_is_refused(loop: float):
+def test_going_on_for_ever_without_a_loss_is_refused(solver: ModuleType, loop: float):
     """From 0 one may end for -1 or stay for `loop`."""
     mdp = from_transitions([0, 0], [0, 1], [1, 0], [1.0, 1.0], [-1.0, loop], 1.0, ends=[1])
     with pytest.raises(InputError, match="can go on for ever without losing"):
-        policy_iteration.solve(mdp)
+        solver.solve(mdp)
 
 
-def test_without_a_discount_an_end_must_be_in_reach():
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
+def test_without_a_discount_an_end_must_be_in_reach(solver: ModuleType):
     mdp = from_transitions([0, 1], [0, 0], [0, 2], [1.0, 1.0], [-1.0, -1.0], 1.0, ends=[2])
     with pytest.raises(InputError, match="from state 0 no end can be reached, whatever is done"):
-        policy_iteration.solve(mdp)
+        solver.solve(mdp)
 
 
 @pytest.mark.parametrize(
     ("problem", "state", "due"),
     [("cliff", 36, -13), ("windy_grid", 30, -15), ("corner_grid", 3, -3), ("random_walk", 2, 1 / 3)],
 )
-def test_episodic_classics(problem: str, state: int, due: float):
-    found = policy_iteration.solve(getattr(problems, problem)())
-    assert found.error < 1e-9
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
+def test_episodic_classics(solver: ModuleType, problem: str, state: int, due: float):
+    found = solver.solve(getattr(problems, problem)())
+    assert found.error <= 1e-6
     assert abs(found.value[state] - due) <= found.error
 
 

@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 
 from operant.mdp.backup import NONE, optimal_backup, quick_threads
 from operant.mdp.model import MDP
-from operant.mdp.solution import Metrics, Solution, State, answer, begin, certify, half_span, only_rounding, solution
+from operant.mdp.solution import (
+    Metrics,
+    Solution,
+    State,
+    answer,
+    begin,
+    certify,
+    half_span,
+    only_rounding,
+    require_discount,
+    solution,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +42,7 @@ class Config:
 
 def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
     """Starts from `value` (0 if not given). Raises InputError if γ is not below 1."""
+    require_discount(mdp)
     return begin(mdp, value)
 
 

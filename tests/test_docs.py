@@ -32,7 +32,7 @@ COMMON_FLAGS = {"--config", "--resume", "--help"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 TEST = re.compile(r"`(tests/[\w/]+\.py)((?:::\w+)+)`")
-NAME = re.compile(r"\[`((?:core|networks|mdp|envs|text|algorithms|experiment|cli)(?:\.\w+)+)`\]\(([^)]+)\)")
+NAME = re.compile(r"\[`((?:core|networks|mdp|bandits|envs|text|algorithms|experiment|cli)(?:\.\w+)+)`\]\(([^)]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w.-]*\w_?")
 
 

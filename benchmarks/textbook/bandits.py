@@ -1,4 +1,4 @@
-"""Chapter 2: the 10-armed testbed, 2,000 runs of 1,000 steps (figures 2.2 to 2.6).
+"""Chapter 2: the 10-armed testbed, 2,000 runs of 1,000 steps (figures 2.2 to 2.6); and drawings of what it leaves out.
 
 The book prints curves. The reference values are another program's, with standard errors like ours: 0.014 of a reward
 and 1 of a percentage, over steps 901 to 1,000.
@@ -15,8 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.textbook.common import Row, save
-from operant.algorithms.bandit import epsilon_greedy, gradient, ucb
-from operant.bandits.problems import gaussian
+from operant.algorithms.bandit import (
+    epsilon_greedy,
+    exp3,
+    gradient,
+    kl_ucb,
+    linear_thompson,
+    linucb,
+    thompson,
+    ucb,
+)  # fmt: skip
+from operant.bandits import problems
+from operant.bandits.bounds import lai_robbins
+from operant.bandits.worlds import Bernoulli, World
 
 RUNS, STEPS = 2000, 1000
 REWARD_ERROR, OPTIMAL_ERROR, SPIKE_ERROR = 0.014, 1.0, 0.03
@@ -88,9 +99,56 @@ def study() -> dict[str, tuple[list[float], Callable[[float], Learner]]]:
     }
 
 
+def rare(rng: np.random.Generator) -> World:
+    """Ten arms that seldom pay; the first is the best."""
+    return Bernoulli(np.tile([0.1] + [0.05] * 3 + [0.02] * 3 + [0.01] * 3, (300, 1)), rng)
+
+
+def against_ucb(rng: np.random.Generator) -> World:
+    config = ucb.Config()
+    return problems.adversarial(300, 3, rng, lambda world: ucb.train(ucb.init(world, config), config, 5000))
+
+
+BEYOND: dict[str, tuple[Callable[[np.random.Generator], World], list[Learner], int]] = {
+    "regret": (
+        rare,
+        [
+            Learner("UCB1", ucb, ucb.Config()),
+            Learner("ε-greedy, ε = 0.1", epsilon_greedy, Greedy(0.1)),
+            Learner("KL-UCB", kl_ucb, kl_ucb.Config()),
+            Learner("Thompson", thompson, thompson.Config()),
+        ],
+        20_000,
+    ),
+    "changing": (
+        lambda rng: problems.random_walk(1000, 10, rng),
+        [
+            Learner("ε-greedy, mean of all", epsilon_greedy, Greedy(0.1)),
+            Learner("ε-greedy, α = 0.1", epsilon_greedy, Greedy(0.1, step_size=0.1)),
+        ],
+        10_000,
+    ),
+    "adversarial": (
+        against_ucb,
+        [Learner("UCB1", ucb, ucb.Config()), Learner("EXP3", exp3, exp3.Config())],
+        5000,
+    ),
+    "contexts": (
+        lambda rng: problems.linear(300, 10, rng),
+        [
+            Learner("UCB1, blind to features", ucb, ucb.Config()),
+            Learner("linear Thompson", linear_thompson, linear_thompson.Config()),
+            Learner("LinUCB", linucb, linucb.Config()),
+        ],
+        1000,
+    ),
+}
+"""Regret in other worlds: (what makes the world, who plays in it, for how many steps)."""
+
+
 def played(learner: Learner, runs: int, every: int) -> Iterator[dict[str, float]]:
     """The metrics of every `every` steps on the testbed: the same arms for all learners."""
-    world = gaussian(runs, 10, np.random.default_rng([0, 1]), learner.centre)
+    world = problems.gaussian(runs, 10, np.random.default_rng([0, 1]), learner.centre)
     return learner.module.train(learner.module.init(world, learner.config, 2), learner.config, STEPS, every)
 
 
@@ -115,7 +173,7 @@ def parameter_study(runs: int = RUNS) -> dict[str, tuple[list[float], list[float
 
 def rows(runs: int = RUNS) -> list[Row]:
     table = []
-    best = gaussian(runs, 10, np.random.default_rng([0, 1])).best
+    best = problems.gaussian(runs, 10, np.random.default_rng([0, 1])).best
     error = float(best.std(ddof=1)) / math.sqrt(runs)
     table.append(Row("2.2", "mean of the best arm", BEST, float(best.mean()), error, SIGMAS * error))
     for figure, learners in FIGURES.items():
@@ -153,6 +211,10 @@ def draw(folder: Path) -> None:
     axes.set_ylabel("mean reward of steps 1 to 1,000")
     _finish(axes)
     save(page, folder / "bandits_2_6.svg")
+    for name, (make, learners, steps) in BEYOND.items():
+        page = Figure(figsize=(7.2, 3.8))
+        regrets(page.add_subplot(), make, learners, steps)
+        save(page, folder / f"bandits_{name}.svg")
 
 
 def panel(axes: Axes, learners: list[Learner], name: str) -> None:
@@ -168,6 +230,26 @@ def panel(axes: Axes, learners: list[Learner], name: str) -> None:
             axes.plot([901, 1000], [known, known], color=f"C{i}", linewidth=6, alpha=0.35, solid_capstyle="butt")
     axes.set_xlabel("step")
     axes.set_ylabel("mean reward" if name == "bandit/reward" else "% optimal action")
+    _finish(axes)
+
+
+def regrets(axes: Axes, make: Callable[[np.random.Generator], World], learners: list[Learner], steps: int) -> None:
+    """Mean regret over the steps, in bands that hold 95% of the runs; dashed: the bound of Lai and Robbins."""
+    every = steps // 200
+    x = np.arange(every, steps + 1, every)
+    for i, learner in enumerate(learners):
+        world = make(np.random.default_rng([0, 1]))
+        state = learner.module.init(world, learner.config, 2)
+        metrics = list(learner.module.train(state, learner.config, steps, every))
+        mean, low, high = (np.array([m[f"bandit/regret{end}"] for m in metrics]) for end in ("", "_low", "_high"))
+        axes.fill_between(x, low, high, color=f"C{i}", alpha=0.15, linewidth=0)
+        axes.plot(x, mean, color=f"C{i}", linewidth=1.3, label=learner.words)
+    if slope := lai_robbins(make(np.random.default_rng([0, 1]))):
+        axes.plot(x, slope * np.log(x), "k--", linewidth=1, label=f"Lai and Robbins: {slope:.1f} ln t")
+        axes.set_xscale("log")
+        axes.set_ylim(0, 2.5 * slope * math.log(steps))
+    axes.set_xlabel("step")
+    axes.set_ylabel("regret")
     _finish(axes)
 
 

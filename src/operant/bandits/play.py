@@ -8,6 +8,7 @@ repeat
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,17 +72,20 @@ def play(
             totals.optimal = totals.optimal + (gap <= 0)
             totals.regret = totals.regret + gap
             state.step += 1
+        reward, optimal = (totals.reward - before.reward) / count, (totals.optimal - before.optimal) / count
         low, high = np.quantile(totals.regret, (0.025, 0.975))
         yield {
-            **_estimate("bandit/reward", (totals.reward - before.reward) / count),
-            **_estimate("bandit/optimal_action", (totals.optimal - before.optimal) / count),
-            **_estimate("bandit/regret", totals.regret),
+            "bandit/reward": float(reward.mean()),
+            "bandit/reward_error": standard_error(reward),
+            "bandit/optimal_action": float(optimal.mean()),
+            "bandit/optimal_action_error": standard_error(optimal),
+            "bandit/regret": float(totals.regret.mean()),
+            "bandit/regret_error": standard_error(totals.regret),
             "bandit/regret_low": float(low),
             "bandit/regret_high": float(high),
         }
 
 
-def _estimate(name: str, runs: Array) -> Metrics:
-    """Mean over runs and its standard error, 0 for a single run."""
-    error = runs.std(ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else 0.0
-    return {name: float(runs.mean()), f"{name}_error": float(error)}
+def standard_error(runs: Array) -> float:
+    """Of the mean over runs; 0 for a single one."""
+    return float(runs.std(ddof=1)) / math.sqrt(len(runs)) if len(runs) > 1 else 0.0

@@ -15,6 +15,7 @@ COMMANDS = {
     "dpo": "improve a model directly on comparisons",
     "generate": "sample responses; with a reward model, the best of n",
     "evaluate": "accuracy of a reward model, or the win rate of one model over another",
+    "bandit": "compare bandit algorithms: greedy, UCB, Thompson sampling and others, many runs at once",
     "solve": "the best policy of a known model, with a proven bound on its values",
     "mdp": "look at a known model, or write it in another form",
     "report": "one HTML page for one run or several side by side",

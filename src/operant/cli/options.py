@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 MAY_BE_0 = {"seed", "threads", "checkpoint_every", "lora", "feed_forward", "micro_batch", "unknown_pages"}
 """Whole numbers that may be 0; all others are 1 or more."""
-MAY_BE_NEGATIVE = {"missing_stop_score"}
+MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean"}
 SHARES = {"warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing"}
 """Numbers that are 1 or less."""
 

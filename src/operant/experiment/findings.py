@@ -25,8 +25,19 @@ STAGES = {
     "rloo": ("RLOO", "Raised the learned score, judging each answer against the mean of the others."),
     "dpo": ("DPO", "Learnt from the same rankings directly: no reward model, no sampling."),
     "judge": ("Judge", "Learnt from other judgements than the reward model, to compare the stages."),
+    "greedy": ("Greedy", "Always took the arm that had paid most on average."),
+    "epsilon_greedy": ("ε-greedy", "Took the arm that had paid most, and now and then any."),
+    "decaying": ("Decaying ε", "Took the arm that had paid most, and any other ever more rarely."),
+    "optimistic": ("Optimistic", "Greedy, believing at first that every arm pays more than any can."),
+    "ucb": ("UCB", "Took the arm that could be best, by its mean and how rarely it was tried."),
+    "kl_ucb": ("KL-UCB", "Took the arm with the largest mean that is not yet ruled out."),
+    "thompson": ("Thompson", "Took each arm as often as it was believed to be the best."),
+    "gradient": ("Gradient", "Climbed the expected reward in preferences."),
+    "exp3": ("EXP3", "Weighted arms by what they would have paid, trusting no average."),
+    "linucb": ("LinUCB", "Took the arm that could be best, by its features."),
+    "linear_thompson": ("Linear Thompson", "Drew weights of the features from what was believed of them."),
 }
-"""What the stages of an alignment are called, in their order, and what each did."""
+"""What the stages of an alignment, and bandit algorithms, are called, in their order, and what each did."""
 
 
 @dataclasses.dataclass(frozen=True)

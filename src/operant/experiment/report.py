@@ -8,7 +8,7 @@ from typing import Any
 
 from operant.core.errors import InputError
 from operant.core.statistics import Estimate
-from operant.experiment import drawings, plots
+from operant.experiment import drawings, plots, regret
 from operant.experiment.findings import STAGES, Findings, estimates, place, read_run, within
 from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, number
 
@@ -103,6 +103,7 @@ def _page(runs: Sequence[Findings]) -> str:
         ("side-by-side", "Side by side", _side_by_side(runs)),
         ("summary", "Summary", _each(runs, _headline)),
         ("solution", "Solution", _each(runs, drawings.section)),
+        ("regret", "Regret", _each(runs, regret.section)),
         ("outcome", "Outcome", _each(runs, _outcome)),
         ("exposure", "By exposure", _each(runs, _exposures)),
         ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),

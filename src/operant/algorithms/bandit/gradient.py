@@ -25,7 +25,7 @@ from operant.core.errors import InputError
 @dataclasses.dataclass(frozen=True)
 class Config:
     step_size: float = 0.1
-    """α."""
+    """α: how far a reward moves the preferences."""
     baseline: Literal["including", "before", "none"] = "including"
     """What a reward is compared with: the mean of all up to and including it, of those before it (0 at first), or 0."""
 

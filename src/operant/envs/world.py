@@ -1,6 +1,7 @@
 """One Gymnasium environment as a world for loops that learn a table or a linear function.
 
-It has the words of `operant.mdp.simulator`: current, actions, step and reset.
+It has the words of `operant.mdp.simulator`: current, actions, step and reset. A policy to value is a table [S, A] or a
+function from what is observed to probabilities [A].
 """
 
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
 
 from operant.core.errors import InputError
 from operant.core.linear import Active, Features
+from operant.core.random import Stream, draw
 
 KNOWN = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
 """Modules of environments whose whole state is in plain attributes, which can be saved and put back."""
@@ -61,9 +64,25 @@ class World:
     def actions(self) -> int:
         return self.count
 
+    def act(self, policy: Any, random: Stream) -> int:
+        """An action of the policy in the present state."""
+        return draw(random, self._chances(policy))
+
+    def chance(self, policy: Any, action: int) -> float:
+        """Its probability."""
+        return float(self._chances(policy)[action])
+
+    def _chances(self, policy: Any) -> NDArray[np.float64]:
+        chances = np.asarray(policy(self.seen) if callable(policy) else policy[self.state], dtype=np.float64)
+        if chances.shape != (self.count,):
+            raise InputError(
+                f"the policy gives probabilities of the shape {chances.shape}: give {self.count}, one an action"
+            )
+        return chances
+
     def step(self, action: int) -> tuple[float, Features, bool, bool]:
-        seen, reward, terminated, truncated, _ = self.env.step(action)
-        self.state = self.see(seen)
+        self.seen, reward, terminated, truncated, _ = self.env.step(action)
+        self.state = self.see(self.seen)
         place = self.place
         place[1] += 1
         self.score[0] += reward
@@ -74,10 +93,10 @@ class World:
         return float(reward), self.state, terminated, truncated
 
     def reset(self) -> Features:
-        seen, _ = self.env.reset(seed=self.seed)
+        self.seen, _ = self.env.reset(seed=self.seed)
         self.seed = None
         self.place[1], self.score[0] = 0, 0.0
-        self.state = self.see(seen)
+        self.state = self.see(self.seen)
         return self.state
 
     @property
@@ -94,6 +113,7 @@ class World:
                 "attributes": {k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)},
                 "random": inner.np_random.bit_generator.state,
                 "elapsed": [wrapper._elapsed_steps for wrapper in self._limits()],
+                "seen": self.seen,
                 "state": list(self.state) if isinstance(self.state, Active) else self.state,
             }
         return found
@@ -110,6 +130,7 @@ class World:
         inner.np_random.bit_generator.state = state["random"]
         for wrapper, elapsed in zip(self._limits(), state["elapsed"], strict=True):
             wrapper._elapsed_steps = elapsed
+        self.seen = state["seen"]
         self.state = Active(*state["state"]) if isinstance(state["state"], list) else state["state"]
 
     def _limits(self) -> list[TimeLimit]:

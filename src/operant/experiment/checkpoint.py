@@ -132,7 +132,8 @@ def _tidy(folder: Path) -> None:
 def _checksum(tensors: dict[str, Tensor]) -> int:
     total = 0
     for name in sorted(tensors):
-        content = memoryview(tensors[name].flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        flat = tensors[name].flatten()
+        content = memoryview(flat.view(torch.uint8).numpy()) if len(flat) else b""  # type: ignore[arg-type]
         total = zlib.crc32(content, zlib.crc32(name.encode(), total))
     return total
 

@@ -59,7 +59,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
     run = loop_on(state.world, learn)
     while state.step < config.steps:
-        steps, episodes = config.until_report(state.step), state.world.place[2]
+        steps, episodes = config.until_report(state.step), int(state.world.place[2])
         run(state.world, state.w, config.rule(state), steps)
         state.step += steps
         yield finished(state.world, episodes)

@@ -58,7 +58,7 @@ def update(
 
 @njit_loop
 def learn(world: Any, w: NDArray[np.float64], rule: Rule, action: NDArray[np.int64], steps: int) -> None:
-    x, a = current(world), action[0]
+    x, a = current(world), int(action[0])
     for _ in range(steps):
         reward, after, terminated, truncated = step(world, a)
         epsilon = explore(rule)

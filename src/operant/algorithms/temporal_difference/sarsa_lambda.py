@@ -101,7 +101,7 @@ def learn(
     kind: int,
     steps: int,
 ) -> None:
-    x, a = current(world), action[0]
+    x, a = current(world), int(action[0])
     for _ in range(steps):
         reward, after, terminated, truncated = step(world, a)
         epsilon = explore(rule)

@@ -59,8 +59,9 @@ def computed(part: str) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     text = HEAD
     for part, result in results.items():
-        text += f"\n## {part.capitalize()}\n\n| Figure | What | Reference | Ours | ± | Tolerance | |\n"
-        text += "|---|---|---|---|---|---|---|\n"
+        text += f"\n## {part.replace('_', ' ').capitalize()}\n"
+        if result["rows"]:
+            text += "\n| Figure | What | Reference | Ours | ± | Tolerance | |\n|---|---|---|---|---|---|---|\n"
         for row in result["rows"]:
             numbers = " | ".join(f"{row[name]:.4g}" for name in ("published", "ours", "spread", "tolerance"))
             text += f"| {row['figure']} | {row['what']} | {numbers} | {'ok' if row['ok'] else '**out**'} |\n"

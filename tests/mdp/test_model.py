@@ -98,6 +98,14 @@ def test_gymnasium_tables():
         from_gymnasium(gymnasium.make("CartPole-v1"), 0.99)
 
 
+def test_successors_may_stand_in_any_order():
+    arrays = ([0, 1, 1, 1], [0], [0, 3], [2, 0, 1], [0.5, 0.25, 0.25], [1.0])
+    mdp = MDP(*map(np.array, arrays), 0.5, np.array([False, True, True]))
+    assert mdp.matrix().toarray().tolist() == [[0.25, 0.25, 0.5]]
+    assert (mdp.matrix() > 0).sum() == 3
+    assert mdp.next_state.tolist() == [2, 0, 1]
+
+
 def test_what_was_given_is_not_changed_and_what_is_held_cannot_be():
     given = {f.name: getattr(two_states(), f.name) for f in dataclasses.fields(MDP)}
     arrays = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in given.items()}

@@ -170,7 +170,8 @@ class MDP:
     def matrix(self) -> sparse.csr_array:
         """[R, S]: the transition probabilities of every row."""
         shape = (len(self.action), self.states)
-        return sparse.csr_array((self.probability, self.next_state.astype(np.int64), self.start), shape=shape)
+        found = sparse.csr_array((self.probability, self.next_state.astype(np.int64), self.start), shape=shape)
+        return found if found.has_sorted_indices else found.sorted_indices()  # scipy would sort what is read-only
 
     def with_gamma(self, gamma: float) -> MDP:
         """The same world with another discount."""

@@ -266,7 +266,7 @@ def show(options: Options, summary: dict[str, Any]) -> None:
         regret, reward, optimal = (stages[name][key] for key in ("regret", "reward_per_step", "optimal_action"))
         cells = [
             f"{regret['mean']:.1f} ± {regret['error']:.1f}",
-            f"{reward['mean']:.3f} ± {reward['error']:.3f}",
+            f"{reward['mean']:.4f} ± {reward['error']:.4f}",
             f"{optimal['mean']:.1%} ± {optimal['error']:.1%}",
         ]
         table.add_row(name, *cells, *([f"{regret['mean'] / bound['regret']:.2f}"] if bound else []))

@@ -12,6 +12,16 @@ from operant.experiment.plots import Curve, estimate, number
 
 REGRET = "bandit/regret"
 OPTIMAL = "bandit/optimal_action"
+DRAWN = {
+    REGRET,
+    OPTIMAL,
+    f"{REGRET}_low",
+    f"{REGRET}_high",
+    f"{REGRET}_error",
+    f"{OPTIMAL}_error",
+    "bandit/reward_error",
+}
+"""Metrics that need no panel among the learning curves."""
 
 
 class Band(NamedTuple):

@@ -19,7 +19,7 @@ JUDGEMENTS = {"win_rate", "win_rates", "reward_model_accuracy", "judge_accuracy"
 SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 """Figures, and groups of them, that are shown as a percentage."""
 
-NO_CURVES = {"time/seconds", "bound/error"}
+NO_CURVES = {"time/seconds", "bound/error", *regret.DRAWN}
 """Metrics that have no panel among the learning curves: the clock, and what a section of its own draws."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}

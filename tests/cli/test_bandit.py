@@ -161,7 +161,7 @@ BAD = {
     "the table nowhere.csv cannot be read": ["--world", "adversarial", "--table", "nowhere.csv"],
     "there is no algorithm without chance 'thompson'": ["--world", "adversarial", "--against", "thompson"],
     "changes is 60: give a whole number from 0 to 59": ["--world", "abrupt", "--steps", 60, "--changes", 60],
-    "epsilon is 1.5: give a number from 0 to 1": ["--epsilon-greedy.epsilon", 1.5],
+    "exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
     "c is 0.0: give a number above 0": ["--ucb.c", 0],
     "ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
 }  # fmt: skip

@@ -33,7 +33,7 @@ def test_inspect(operant):
         "transitions": "146 (1 to 3 in a pair)",
         "density": "0.134 of the next states are possible",
         "chance": "in 0.688 of the pairs",
-        "rewards": "0 to 1, by the next state too",
+        "rewards": "0 to 1, which depend on the next state",
         "discount": "0.95",
         "an end can be reached from": "every state",
         "communicating classes": "7, the largest of 11 states; 0 of them no end and never left",
@@ -83,9 +83,8 @@ def test_from_where_an_end_can_be_reached_is_what_walking_finds():
                 reach[s] |= reach[mdp.next_state[mdp.start[row] : mdp.start[row + 1]]].any()
         assert ends_reached(mdp).tolist() == reach.tolist()
         seen.add((reach.any(), reach.all()))
-        assert inspect(mdp)["an end can be reached from"].startswith(
-            "every" if reach.all() else str((reach & ~mdp.end).sum())
-        )
+        due = "every" if reach.all() else f"{(reach & ~mdp.end).sum()} of" if mdp.end.any() else "no state"
+        assert inspect(mdp)["an end can be reached from"].startswith(due)
     assert seen == {(False, False), (True, False), (True, True)}
 
 

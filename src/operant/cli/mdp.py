@@ -2,9 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+import tyro
 from scipy import sparse
 from scipy.sparse import csgraph
 from tyro.conf import Positional
@@ -22,15 +23,17 @@ class Options:
 
     verb: Positional[Literal["inspect", "convert"]] = "inspect"
     """What to do."""
-    model: Positional[str] = ""
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="[MODEL]")] = ""
     """A classic problem, a Gymnasium environment, or a .csv or .npz file; without it, a list."""
-    out: Positional[Path | None] = None
+    out: Annotated[Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None
     """The .csv or .npz file that convert writes."""
     form: Form = "operant"
     """Whose arrays an .npz holds that is written."""
     gamma: float | None = None
     """The discount of a step; none = what the model has."""
-    env_args: dict[str, str] = dataclasses.field(default_factory=dict)
+    env_args: Annotated[dict[str, str], tyro.conf.arg(metavar="NAME VALUE ...")] = dataclasses.field(
+        default_factory=dict
+    )
     """Settings of a Gymnasium environment, such as is_slippery False."""
 
 
@@ -75,12 +78,12 @@ def inspect(mdp: MDP) -> dict[str, str]:
         "pairs of state and action": f"{rows:,}",
         "transitions": f"{transitions:,} ({_range(each)} in a pair)",
         "density": f"{transitions / max(rows * mdp.states, 1):.3g} of the next states are possible",
-        "chance": "none: every action leads to one state"
-        if (each <= 1).all()
-        else f"in {(each > 1).mean():.3g} of the pairs",
-        "rewards": f"{_range(paid)}" + (", by the next state too" if mdp.transition_reward is not None else ""),
+        "chance": f"in {(each > 1).mean():.3g} of the pairs"
+        if (each > 1).any()
+        else "none: an action leads to one state",
+        "rewards": _range(paid) + (", which depend on the next state" if mdp.transition_reward is not None else ""),
         "discount": f"{mdp.gamma:.10g}" + (" (none: values are plain sums of rewards)" if mdp.gamma == 1 else ""),
-        "an end can be reached from": _share(reach, ~mdp.end),
+        "an end can be reached from": _share(reach, ~mdp.end) if mdp.end.any() else "no state: there is no end",
         "communicating classes": communicating(mdp),
         "memory": f"{memory / 1e6:.3g} MB",
     }

@@ -8,9 +8,10 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 from numpy.typing import NDArray
 from tyro.conf import Positional
 
@@ -30,6 +31,8 @@ Method = Literal[
     "gauss_seidel",
     "prioritized_sweeping",
 ]
+WORDS = {"gauss_seidel": "Gauss-Seidel", "prioritized_sweeping": "prioritised sweeping"}
+"""Methods that are not called as their files are."""
 DISCOUNTED = ("value_iteration", "modified_policy_iteration")
 """Methods that need a discount."""
 Lines = list[dict[str, float]]
@@ -39,11 +42,11 @@ Lines = list[dict[str, float]]
 class Options:
     """Solve a known model: the best policy, and values with a proven distance from the optimum.
 
-    operant solve lists the problems. operant solve cliff solves one; a .csv or .npz file or an environment of Gymnasium
-    that tells its transitions may stand in its place.
+    operant solve lists the problems, operant solve cliff solves one. In its place may stand a .csv or .npz file, or an
+    environment of Gymnasium that tells its transitions.
     """
 
-    problem: Positional[str] = ""
+    problem: Annotated[Positional[str], tyro.conf.arg(metavar="[PROBLEM]")] = ""
     """A classic problem, a Gymnasium environment, or a file; without it, a list."""
     method: Method = "auto"
     """How; auto = modified policy iteration or, without a discount, policy iteration."""
@@ -55,7 +58,9 @@ class Options:
     """Only this many steps, solved backwards and exactly; none = until an end, or for ever."""
     policy: Path | None = None
     """A .csv with the columns state and action: find the values of this policy, not of the best one."""
-    env_args: dict[str, str] = dataclasses.field(default_factory=dict)
+    env_args: Annotated[dict[str, str], tyro.conf.arg(metavar="NAME VALUE ...")] = dataclasses.field(
+        default_factory=dict
+    )
     """Settings of a Gymnasium environment, such as is_slippery False."""
     rows: int = 20
     """States that are listed in the terminal."""
@@ -93,8 +98,7 @@ def run(options: Options, resume: bool) -> None:
     for part in in_terminal(answer, options.rows, console):
         console.print(part)
     said = verdict(found, options.error, options.policy is not None)
-    words = f"{options.horizon} steps left, solved backwards" if options.horizon else method.replace("_", " ")
-    print(f"{words}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
+    print(f"{_words(method)}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
     if options.out is not None:
         _write(options, known, method, found, lines, answer, said)
 
@@ -131,6 +135,10 @@ def _method(options: Options, gamma: float) -> str:
             "--gamma, such as 0.99"
         )
     return options.method
+
+
+def _words(method: str) -> str:
+    return WORDS.get(method, method.replace("_", " "))
 
 
 def solve(mdp: MDP, method: str, error: float) -> tuple[Solution, Lines]:
@@ -238,7 +246,7 @@ def _write(options: Options, known: Known, method: str, found: Solution, lines: 
         "error": found.error, "error_asked_for": options.error, "sweeps": found.sweeps, "seconds": found.seconds,
         "states": known.mdp.states, "transitions": len(known.mdp.next_state), "gamma": known.mdp.gamma,
     }  # fmt: skip
-    words = {"title": f"{known.name}, {method.replace('_', ' ')}", "verdict": said, "reached": found.reached}
+    words = {"title": f"{known.name}, {_words(method)}", "verdict": said, "reached": found.reached}
     finite = {name: x for name, x in figures.items() if math.isfinite(x)}
     folder.finish({**words, "method": method, "grid": known.grid, **finite})
     write_report([options.out], options.out / "report.html")

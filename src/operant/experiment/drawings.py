@@ -24,8 +24,10 @@ FILE = "values.csv"
 HEADER = ("state", "value", "lower", "upper", "action", "name")
 END, WALL = "end", "wall"
 """Names in place of an action's: an episode is over here; nothing ever leads here."""
-SHOWN = 200
-"""States in the report's table."""
+SHOWN, OPEN = 200, 20
+"""States in the report's table, and how many of them are to be seen at once."""
+DRAWN = ("bound/error", "bound/largest_change", "policy/changed")
+"""Metrics that have their place here and not among the learning curves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,8 +203,12 @@ def _table(answer: Answer) -> str:
         f"<tr><th>{s}</th><td>{value:.{digits}f}</td><td>{escape(name)}</td></tr>"
         for _, (s, value, _, _, _, name) in zip(range(SHOWN), answer.lines(), strict=False)
     ]
-    rest = len(answer.value) - SHOWN
-    more = f"The first {SHOWN} of {len(answer.value):,} states; {FILE} has all." if rest > 0 else "All states."
     head = "<thead><tr><th>State</th><th>Value</th><th>Action</th></tr></thead>"
-    body = f'<div class="scroll"><table>{head}<tbody>{"".join(rows)}</tbody></table></div>'
-    return _card("Values and policy", more, body)
+    first, rest = (
+        f'<div class="scroll"><table>{head}<tbody>{"".join(part)}</tbody></table></div>'
+        for part in (rows[:OPEN], rows[OPEN:])
+    )
+    more = f"<details><summary>{len(rows[OPEN:])} more states</summary>{rest}</details>" if rows[OPEN:] else ""
+    left_out = len(answer.value) - SHOWN
+    caption = f"The first {SHOWN} of {len(answer.value):,} states; {FILE} has all." if left_out > 0 else "All states."
+    return _card("Values and policy", caption, first + more)

@@ -60,7 +60,8 @@ h3.run { margin: 1.6rem 0 .7rem; color: var(--dim); } h4 { margin: 0; font-size:
 .card, .tiles > div, details { background: var(--card); border: 1px solid var(--edge); border-radius: 10px;
   padding: 1rem 1.1rem; margin: 0; min-width: 0; } details { margin-top: 1rem; padding: .7rem 1.1rem; }
 summary { cursor: pointer; color: var(--dim); font-size: .92rem; } details[open] > summary { margin-bottom: .8rem; }
-details + details { margin-top: .5rem; } section > .card + .card, section > .grid + .card { margin-top: 1rem; }
+details + details { margin-top: .5rem; } section > .card + .card, section > .grid + .card,
+  section > .card + .grid { margin-top: 1rem; }
 figcaption, .note { color: var(--dim); font-size: .87rem; margin-top: .6rem; } code, pre { font-size: .8rem; }
 pre { overflow-x: auto; } .name { color: var(--dim); font-size: .87rem; }
 .flow { display: flex; flex-wrap: wrap; gap: .2rem min(2rem, 4vw); margin: .5rem 0; }

@@ -19,7 +19,7 @@ JUDGEMENTS = {"win_rate", "win_rates", "reward_model_accuracy", "judge_accuracy"
 SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 """Figures, and groups of them, that are shown as a percentage."""
 
-NO_CURVES = {"time/seconds", "bound/error", *regret.DRAWN}
+NO_CURVES = {"time/seconds", *drawings.DRAWN, *regret.DRAWN}
 """Metrics that have no panel among the learning curves: the clock, and what a section of its own draws."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
@@ -171,7 +171,7 @@ def _tiles(run: Findings) -> list[str]:
     """The main figures, each with a sentence that says what it means."""
     trained = {name: estimates(value) for name, value in run.results.items() if name not in ("pretrained", "prompted")}
     if not trained:
-        return [_tile(name, {"": value}, "", name) for name, value in _flat(run.summary).items()][:6]
+        return [_tile(_title(name), {"": value}, "", name) for name, value in _flat(run.summary).items()][:6]
     base, *later = trained
     first = [key for key in HEADLINES if key in trained[base]] or [key for key in trained[base] if key != "kl"][:3]
     tiles = []

@@ -157,6 +157,9 @@ BAD = {
     "means has 2 numbers and arms is 10: give one for each arm": ["--means", 0.5, 0.6],
     "the probability at [0, 1] is 1.5: give numbers from 0 to 1": ["--means", 0.5, 1.5, "--arms", 2],
     "means is for the world bernoulli or gaussian, and the world is linear": ["--world", "linear", "--means", 1, 2],
+    "deviation is for the world gaussian or random_walk or linear or disjoint, and the world is bernoulli": [
+        "--deviation", 0,
+    ],
     "table is for the world adversarial, and the world is bernoulli": ["--table", "t.csv"],
     "the table nowhere.csv cannot be read": ["--world", "adversarial", "--table", "nowhere.csv"],
     "there is no algorithm without chance 'thompson'": ["--world", "adversarial", "--against", "thompson"],

@@ -35,7 +35,7 @@ from operant.bandits import problems
 from operant.bandits.bounds import lai_robbins
 from operant.bandits.play import standard_error
 from operant.bandits.worlds import Adversarial, Bernoulli, Gaussian, Unfit, World
-from operant.cli import common
+from operant.cli.folder import last_metrics, pending, start
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
 from operant.experiment.run import Run, open_run
@@ -54,6 +54,12 @@ ALGORITHMS: dict[str, Any] = {
     "linear_thompson": linear_thompson,
 }
 WORLDS = ("bernoulli", "gaussian", "random_walk", "abrupt", "adversarial", "linear", "disjoint")
+OF_WORLDS = {
+    "means": ("bernoulli", "gaussian"),
+    "deviation": ("gaussian", "random_walk", "linear", "disjoint"),
+    "table": ("adversarial",),
+}
+"""Options that have a say in these worlds alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,13 +120,13 @@ class Options:
 
 
 def run(options: Options, resume: bool) -> None:
-    if not common.pending(options.out, resume):
+    if not pending(options.out, resume):
         return
     check(options)
     begun = time.monotonic()
     bound = lai_robbins(make_world(options))
     rewards = read_table(options.table).tolist() if options.table is not None else []
-    folder = common.start(options, "bandit", resume, rewards)
+    folder = start(options, "bandit", resume, rewards)
     stages = {name: play(options, name) for name in options.algorithms}
     summary: dict[str, Any] = {"title": f"Bandits: {options.world}, {options.arms} arms", "stages": stages}
     if bound:
@@ -148,8 +154,8 @@ def check(options: Options) -> None:
         raise InputError(f"arms is {options.arms}: a bandit has at least 2")
     if options.runs < 2:
         raise InputError("runs is 1: an error is estimated from how runs differ, so give at least 2")
-    for name, worlds in {"means": ("bernoulli", "gaussian"), "table": ("adversarial",)}.items():
-        if getattr(options, name) and options.world not in worlds:
+    for name, worlds in OF_WORLDS.items():
+        if getattr(options, name) not in (None, ()) and options.world not in worlds:
             raise InputError(f"{name} is for the world {' or '.join(worlds)}, and the world is {options.world}")
     if options.means and len(options.means) != options.arms:
         raise InputError(f"means has {len(options.means)} numbers and arms is {options.arms}: give one for each arm")
@@ -239,7 +245,7 @@ def play(options: Options, name: str) -> dict[str, Any]:
 
 def figures(stage: Run, state: Any, steps: int) -> dict[str, Any]:
     """Mean, standard error and 95% interval over runs: reward a step, optimal actions at the end, regret."""
-    reward, last = state.totals.reward / steps, common.last_metrics(stage)
+    reward, last = state.totals.reward / steps, last_metrics(stage)
     found = {
         "regret": (last["bandit/regret"], last["bandit/regret_error"]),
         "reward_per_step": (float(reward.mean()), standard_error(reward)),

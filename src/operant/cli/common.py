@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from operant.cli.options import as_dict
+from operant.cli.folder import last_metrics as last_metrics
+from operant.cli.folder import pending as pending
+from operant.cli.folder import start as start
 from operant.core.errors import InputError
 from operant.experiment.files import sync, writing
-from operant.experiment.run import Run, open_run
+from operant.experiment.run import Run
 from operant.text import data
 from operant.text import tokenizer as tokens
 from operant.text.language_model import LanguageModel, RewardModel, compile_layers
@@ -97,24 +99,6 @@ def put_in_force(machine: Machine, *models: LanguageModel | RewardModel | None) 
             model.dtype = machine.dtype
             if machine.compile:
                 compile_layers(model.model)
-
-
-def pending(out: Path, resume: bool) -> bool:
-    """Asked before any work: whether the run in `out` is still to be done. False, said aloud, where it is finished.
-
-    Raises `InputError` where a new run has no place.
-    """
-    if resume and (out / "summary.json").is_file():
-        print(f"{out} is finished; nothing to resume")
-        return False
-    if not resume and (out / "config.toml").exists():
-        raise InputError(f"the run folder {out} exists; --resume continues it, another --out starts a new one")
-    return True
-
-
-def start(options: Any, command: str, resume: bool, learned: Iterable[Any]) -> Run:
-    """The run folder of `options.out`. After all that may be wrong with the input was found: this writes."""
-    return open_run(options.out, command, as_dict(options), resume, learned)
 
 
 def load_causal(name: str) -> tuple[Any, Any]:
@@ -268,9 +252,3 @@ def check_same_tokenizer(own: Any, other: Any, name: str) -> None:
             f"the reward model {name} has another tokenizer than the policy. Operant scores the sampled token ids "
             "themselves: train the reward model from the same language model"
         )
-
-
-def last_metrics(run: Run) -> dict[str, float]:
-    """The last line of metrics.jsonl."""
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1]) if lines else {}

@@ -57,7 +57,7 @@ WORLDS = {
     "gaussian": ["--deviation", 2],
     "random_walk": ["--walk", 0.1],
     "abrupt": ["--changes", 2],
-    "adversarial": ["--against", "greedy"],
+    "adversarial": ["--against", "kl_ucb"],
     "linear": ["--features", 3],
     "disjoint": ["--deviation", 0.5],
 }
@@ -82,6 +82,16 @@ def test_all_algorithms_meet_the_same_arms(operant, tmp_path):
     assert (worlds[0].mean == worlds[1].mean).all()
     rewards = [world.pull(np.zeros(5, dtype=int))[0] for world in worlds]
     assert (rewards[0] == rewards[1]).all()
+
+
+@pytest.mark.parametrize("name", ["ucb", "kl_ucb", "optimistic"])
+def test_the_adversary_pays_the_algorithm_it_is_against_nothing(tmp_path, name):
+    options = bandit.Options(tmp_path, (name,), "adversarial", arms=4, steps=200, runs=20, against=name)
+    world, module, config = bandit.make_world(options), bandit.ALGORITHMS[name], getattr(options, name)
+    state = module.init(world, config, seed=3)
+    for _ in module.train(state, config, 200):
+        pass
+    assert state.totals.reward.max() < 4  # what was paid in the first steps, in which every arm was tried
 
 
 def test_a_table_of_rewards_is_read(operant, tmp_path):

@@ -99,7 +99,7 @@ class Options:
     table: Path | None = None
     """Rewards from 0 to 1 as CSV, a line a step, a column an arm (adversarial)."""
     against: str = "ucb"
-    """The algorithm that the adversary leads astray: ucb, kl_ucb or greedy, which leave nothing to chance."""
+    """The algorithm that the adversary leads astray: ucb, kl_ucb or optimistic, which leave nothing to chance."""
     seed: int = 0
     """Seed of every random choice."""
     checkpoint_every: int = 0
@@ -221,7 +221,7 @@ def make_world(options: Options) -> World:
 
 
 def make_adversary(options: Options, rng: np.random.Generator) -> World:
-    _require_known(options.against, ("ucb", "kl_ucb", "greedy"), "algorithm without chance")
+    _require_known(options.against, ("ucb", "kl_ucb", "optimistic"), "algorithm without chance")
     module, config = ALGORITHMS[options.against], getattr(options, options.against)
     return problems.adversarial(
         options.runs, options.arms, rng, lambda world: module.train(module.init(world, config), config, options.steps)

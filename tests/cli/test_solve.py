@@ -226,6 +226,7 @@ def test_bad_input_is_one_message(operant, arguments, said):
         ("state,action\n0,up\n", "p.csv:2: state and action are whole numbers, not ['0', 'up']"),
         ("state,action\n0,1\n", "p.csv: the policy takes action -1 in state 1, which has only [0, 1, 2, 3]"),
         ("state,action\n" + "".join(f"{s},9\n" for s in range(48)), "p.csv: the policy takes action 9 in state 0"),
+        ("state,action\n" + "".join(f"{s},3\n" for s in range(48)), "p.csv: gamma is 1 and from state 0 no end"),
         (None, "this policy cannot be read"),
     ],
 )  # fmt: skip

@@ -81,26 +81,31 @@ def run(options: Options, resume: bool) -> None:
     if options.out is not None and (options.out / "config.toml").exists():
         raise InputError(f"the run folder {options.out} exists: another --out starts a new one")
     known = find(options.problem, options.gamma, options.env_args)
-    mdp, names = known.mdp, known.names
-    if options.policy is not None:
-        mdp, policy = _under(mdp, options.policy)
+    mdp, given = (known.mdp, None) if options.policy is None else _under(known.mdp, options.policy)
     method = _method(options, mdp.gamma)
     _set_threads(options.threads)
-    print(f"{known.name}: {known.words}\n{size(mdp)}")
-    if options.horizon is None:
-        found, lines = solve(mdp, method, options.error)
-    else:
-        found, lines = solve_horizon(mdp, options.horizon, options.error)
-    chosen = found.policy if options.policy is None else policy
-    answer = Answer(found.value.tolist(), found.error, chosen.tolist(), names(chosen), known.grid)
+    print(f"{known.name}: {known.words}\n{size(mdp)}\n")
+    found, lines = _solved(options, mdp, method)
+    policy = found.policy if given is None else given
+    answer = Answer(found.value.tolist(), found.error, policy.tolist(), known.names(policy), known.grid)
     console = Console(highlight=False)
-    print()
     for part in in_terminal(answer, options.rows, console):
         console.print(part)
-    said = verdict(found, options.error, options.policy is not None)
+    said = verdict(found, options.error, given is not None)
     print(f"{_words(method)}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
     if options.out is not None:
         _write(options, known, method, found, lines, answer, said)
+
+
+def _solved(options: Options, mdp: MDP, method: str) -> tuple[Solution, Lines]:
+    try:
+        if options.horizon is not None:
+            return solve_horizon(mdp, options.horizon, options.error)
+        return solve(mdp, method, options.error)
+    except InputError as error:
+        if options.policy is None:
+            raise
+        raise InputError(f"under the policy of {options.policy}: {error}") from error
 
 
 def size(mdp: MDP) -> str:

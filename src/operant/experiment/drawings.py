@@ -172,7 +172,7 @@ def _heat_map(answer: Answer) -> str:
         "The deeper the colour, the more a state is worth under the policy; below the value, what the policy does. "
         "Pale grey: an episode is over there. Dark grey: nothing leads there."
     )
-    return _card(title, caption, plots.heat_map(answer.rows(), title))
+    return plots.figure(title, caption, plots.heat_map(answer.rows(), title))
 
 
 def _curve(run: Findings) -> list[str]:
@@ -189,12 +189,8 @@ def _curve(run: Findings) -> list[str]:
         curve = run.metrics.get(name)
         if curve is not None and (curve.y > 0).sum() > 1:
             aim = wanted.mean if wanted and name == "bound/error" and wanted.mean > 0 else None
-            return [_card(title, caption, plots.log_chart(curve, title, "steps", aim))]
+            return [plots.figure(title, caption, plots.log_chart(curve, title, "steps", aim))]
     return []
-
-
-def _card(title: str, caption: str, content: str) -> str:
-    return f'<figure class="card"><h3>{escape(title)}</h3>{content}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _table(answer: Answer) -> str:
@@ -211,4 +207,4 @@ def _table(answer: Answer) -> str:
     more = f"<details><summary>{len(rows[OPEN:])} more states</summary>{rest}</details>" if rows[OPEN:] else ""
     left_out = len(answer.value) - SHOWN
     caption = f"The first {SHOWN} of {len(answer.value):,} states; {FILE} has all." if left_out > 0 else "All states."
-    return _card("Values and policy", caption, first + more)
+    return plots.figure("Values and policy", caption, first + more)

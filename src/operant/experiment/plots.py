@@ -116,6 +116,11 @@ class Curve:
     y: Float[np.ndarray, " N"]
 
 
+def figure(title: str, caption: str, content: str) -> str:
+    """A chart or a table as a card of the page, between its title and what it shows."""
+    return f'<figure class="card"><h3>{escape(title)}</h3>{content}<figcaption>{escape(caption)}</figcaption></figure>'
+
+
 def estimate(value: Any) -> Estimate | None:
     """A number or a mapping with `mean`, `low`, `high` as an `Estimate`; None where it is neither, or not finite."""
     bounds = ("mean", "low", "high")

@@ -55,15 +55,15 @@ def section(run: Findings) -> str:
     means = [_with_error(stage.metrics, REGRET, i) for i, stage in enumerate(stages)]
     optimal = [_with_error(stage.metrics, OPTIMAL, i) for i, stage in enumerate(stages)]
     overview = [
-        _figure("Regret", f"Mean over runs, with its 95% interval.{dashed}", chart(means, "Regret", bound)),
-        _figure(
+        plots.figure("Regret", f"Mean over runs, with its 95% interval.{dashed}", chart(means, "Regret", bound)),
+        plots.figure(
             "Optimal actions",
             "Share of runs that take an arm which no other is better than, with its 95% interval.",
             chart(optimal, "Share of optimal actions"),
         ),
     ]
     spread = [
-        _figure(
+        plots.figure(
             _words(stage.name),
             f"{number(stage.metrics[REGRET].y[-1])} at the end; 95% of the runs lie in the band.",
             chart([_of_runs(stage.metrics, i)], f"Regret of {_words(stage.name)}", bound),
@@ -78,10 +78,6 @@ def section(run: Findings) -> str:
 
 def _words(name: str) -> str:
     return STAGES[name][0] if name in STAGES else name.replace("_", " ")
-
-
-def _figure(title: str, caption: str, content: str) -> str:
-    return f'<figure class="card"><h3>{escape(title)}</h3>{content}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _with_error(metrics: Mapping[str, Curve], name: str, colour: int) -> Band:

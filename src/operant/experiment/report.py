@@ -131,10 +131,6 @@ def _each(runs: Sequence[Findings], section: Callable[[Findings], str]) -> str:
     return "".join(heading.format(escape(name)) + part for name, part in parts if part)
 
 
-def _figure(title: str, caption: str, content: str) -> str:
-    return f'<figure class="card"><h3>{escape(title)}</h3>{content}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
 def _grid(parts: Sequence[str], kind: str = "") -> str:
     return f'<div class="grid {kind}">{"".join(parts)}</div>' if parts else ""
 
@@ -227,7 +223,7 @@ def _side_by_side(runs: Sequence[Findings]) -> str:
         rows.append([words, *(_shown(key, figures[key]) for figures in flat)])
     table = _table(["", *(escape(run.name) for run in runs)], rows)
     caption = "Bold: mean. Small: 95% interval; figures whose intervals overlap do not clearly differ."
-    return _figure("Final figures that all runs have", caption, table) if rows and len(runs) > 1 else ""
+    return plots.figure("Final figures that all runs have", caption, table) if rows and len(runs) > 1 else ""
 
 
 def _outcome(run: Findings) -> str:
@@ -242,12 +238,12 @@ def _outcome(run: Findings) -> str:
             "Dot: win rate, ties count half; line: 95% interval. Blue: clearly better than SFT; orange: clearly worse; "
             f"grey: undecided. SFT against itself is 50%.{_measured(run)}{_judge(run)}"
         )
-        parts.append(_figure(title, caption, plots.interval_chart(rows, title, {"SFT": 0.5})))
+        parts.append(plots.figure(title, caption, plots.interval_chart(rows, title, {"SFT": 0.5})))
     shares = [(_title(name), share, "") for name, value in run.results.items() if (share := _shares(value))]
     if shares:
         title = "Kinds of answer, stage by stage"
         caption = f"Each bar is all answers of a stage, best on the left.{_measured(run)}"
-        parts.append(_figure(title, caption, _legend(KIND_COLOURS) + plots.stacked_bars(shares, title)))
+        parts.append(plots.figure(title, caption, _legend(KIND_COLOURS) + plots.stacked_bars(shares, title)))
     return _grid(parts or _measures(run))
 
 
@@ -263,7 +259,7 @@ def _exposures(run: Findings) -> str:
         if any(row[1] for row in rows):
             title = f"{_title(name)}: answers by exposure"
             caption = "Ideal: grey where never seen, blue where often seen. Right: mean true reward."
-            parts.append(_figure(title, caption, plots.stacked_bars(rows, title, "reward")))
+            parts.append(plots.figure(title, caption, plots.stacked_bars(rows, title, "reward")))
     note = '<p class="note">Exposure is how often the corpus told the fact that a question asks for.</p>'
     return note + _legend(KIND_COLOURS) + _grid(parts) if parts else ""
 
@@ -279,7 +275,7 @@ def _measures(run: Findings) -> list[str]:
             title = f"{key.replace('_', ' ').capitalize()}, stage by stage"
             caption = f"Dot: mean; line: interval. Blue is clearly above {_title(base)}, orange below.{_measured(run)}"
             chart = plots.interval_chart(rows, title, {_title(base): figures[base][key].mean})
-            parts.append(_figure(title, caption, chart))
+            parts.append(plots.figure(title, caption, chart))
     return parts
 
 
@@ -309,7 +305,7 @@ def _reward_and_kl(run: Findings) -> str:
             chart = plots.line_chart([curve], name, "KL from the reference, nats", True, marker, width=420)
             charts.append(f"<div><h4>{METRICS[name][0]}</h4>{chart}</div>")
         title = f"{_title(stage.name)}: what distance from the reference buys"
-        parts.append(_figure(title, reading, _grid(charts, "pair")))
+        parts.append(plots.figure(title, reading, _grid(charts, "pair")))
     return "".join(parts)
 
 
@@ -329,13 +325,15 @@ def _reward_model(run: Findings) -> str:
         if agreement:
             caption += f" Second line: labellers’ agreement, {number(agreement.mean, True)}."
         rows = [(name.replace("_", " "), value) for name, value in figures.items()]
-        parts.append(_figure(title, caption, plots.interval_chart(rows, title, lines, _floor(figures))))
+        parts.append(plots.figure(title, caption, plots.interval_chart(rows, title, lines, _floor(figures))))
     exposures = estimates(within(accuracy, "by_exposure"))
     if exposures:
         title = "Reward model: accuracy by exposure"
         caption = "Near the line of chance it cannot tell right from wrong, whatever its overall accuracy says."
         rows = [(_exposure(level), exposures[level]) for level in sorted(exposures, key=_level)]
-        parts.append(_figure(title, caption, plots.interval_chart(rows, title, {"chance": 0.5}, _floor(exposures))))
+        parts.append(
+            plots.figure(title, caption, plots.interval_chart(rows, title, {"chance": 0.5}, _floor(exposures)))
+        )
     return _grid(parts)
 
 
@@ -363,7 +361,7 @@ def _learning_curves(runs: Sequence[Findings]) -> str:
 def _panel(name: str, curves: Sequence[Curve | None]) -> str:
     group, _, last = name.rpartition("/")
     title, reading = METRICS.get(name, (_title(last) + " loss" * (group == "loss"), ""))
-    return _figure(title, f"{name}: {reading}" if reading else name, plots.line_chart(curves, name))
+    return plots.figure(title, f"{name}: {reading}" if reading else name, plots.line_chart(curves, name))
 
 
 def _samples(run: Findings) -> str:
@@ -386,7 +384,7 @@ def _samples(run: Findings) -> str:
     caption = (
         f"Prompts in the order of the files, none chosen: {len(rows)} of {len(answers)}. Below an answer: its rewards."
     )
-    return _figure("The same prompts, answered by every stage", caption, first) + more if rows else ""
+    return plots.figure("The same prompts, answered by every stage", caption, first) + more if rows else ""
 
 
 def _answer(sample: dict[str, Any]) -> str:
@@ -434,14 +432,16 @@ def _results(title: str, results: dict[str, Any], folded: bool = False) -> str:
     table = _table(["", *(escape(KINDS.get(key, key.replace("_", " "))) for key in columns)], rows)
     if folded:
         return f"<details><summary>{escape(title)}</summary>{table}</details>"
-    return _figure(title, "Bold: mean. Small: 95% interval, where one was measured.", table)
+    return plots.figure(title, "Bold: mean. Small: 95% interval, where one was measured.", table)
 
 
 def _settings(run: Findings) -> str:
     seconds = _seconds(run)
     rows = [[escape(_title(name)), duration(seconds[name])] for name in sorted(seconds, key=place)]
     rows.append(["All", duration(sum(seconds.values()))])
-    html = _figure("How long each stage took", "By the clock on the wall.", _table(["", ""], rows)) if seconds else ""
+    html = (
+        plots.figure("How long each stage took", "By the clock on the wall.", _table(["", ""], rows)) if seconds else ""
+    )
     for stage in [run, *run.stages]:
         if stage.config:
             words = f"{escape(_title(stage.name))}: config.toml"

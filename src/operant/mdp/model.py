@@ -69,6 +69,10 @@ class MDP:
             if name == "next_state" and given.size and int(given.max()) >= len(self.end):
                 self._refuse_next_state(int(np.argmax(given >= len(self.end))))
             object.__setattr__(self, name, np.ascontiguousarray(given, dtype=kind))
+        if self.transition_reward is not None:
+            object.__setattr__(
+                self, "transition_reward", np.ascontiguousarray(self.transition_reward, dtype=np.float64)
+            )
         self._check_shapes()
         if not 0 <= self.gamma <= 1:
             raise InputError(f"the discount gamma is {self.gamma}: give a number from 0 to 1")
@@ -121,6 +125,13 @@ class MDP:
             raise InputError(
                 f"{where}: the probabilities sum to {p.sum():.12g}, which is {p.sum() - 1:+.3g} from 1; mend the row, "
                 "or add what is missing as a transition to an end"
+            )
+        if self.transition_reward is not None and not np.isfinite(self.transition_reward).all():
+            i = int(np.argmin(np.isfinite(self.transition_reward)))
+            row = int(np.searchsorted(self.start, i, side="right")) - 1
+            raise InputError(
+                f"state {self.state_of(row)}, action {self.action[row]}: the reward on the way to state "
+                f"{self.next_state[i]} is {self.transition_reward[i]}; give a finite number"
             )
         totals = np.add.reduceat(self.probability, self.start[:-1]) if len(self.action) else np.ones(0)
         if (np.abs(totals - 1) > 1e-15).any():

@@ -78,10 +78,9 @@ from pathlib import Path
 from typing import Any
 
 import workload as w
-from machine import ROOT, commit, machine
+from machine import PEERS, ROOT, commit, environment, environment_python, machine, say
 
 HERE = Path(__file__).resolve().parent
-PEERS = HERE / ".peers"
 WORKLOAD = PEERS / "workload"
 RESULTS = HERE / "results" / "language_models.jsonl"
 
@@ -99,7 +98,7 @@ class Side:
     """Folder under `.peers` and `peers/requirements-<environment>.txt`; None is the Python of this script."""
 
     def python(self) -> Path:
-        return PEERS / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
+        return environment_python(self.environment) if self.environment else Path(sys.executable)
 
 
 OPERANT = Side("operant", HERE / "operant_side.py")
@@ -208,7 +207,8 @@ def main() -> None:
         w.make(WORKLOAD, args.data)
     for name in args.figures:
         figure = FIGURES[name]
-        make_environment(figure.peer, args.torch_index)
+        if figure.peer.environment:
+            environment(figure.peer.environment, args.torch_index)
         row = measure(name, figure, args)
         line = json.dumps(row)
         print(line, flush=True)
@@ -231,28 +231,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the data sets")
     parser.add_argument("--torch-index", help="package index for torch, where the default one has no CPU build")
     return parser.parse_args()
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def make_environment(side: Side, torch_index: str | None) -> None:
-    """Makes the side's virtual environment, or remakes it after its requirements changed."""
-    if side.environment is None:
-        return
-    folder, requirements = PEERS / side.environment, HERE / "peers" / f"requirements-{side.environment}.txt"
-    stamp = folder / "requirements.txt"
-    if stamp.exists() and stamp.read_text() == requirements.read_text():
-        return
-    say(f"making {folder} (minutes)")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet"]
-    torch = next(line for line in requirements.read_text().splitlines() if line.startswith("torch=="))
-    # torch first and alone, so that a CPU build chosen here is not replaced when the rest is resolved.
-    subprocess.run([*pip, torch, *(["--index-url", torch_index] if torch_index else [])], check=True)
-    subprocess.run([*pip, "-r", requirements], check=True)
-    stamp.write_text(requirements.read_text())
 
 
 def measure(name: str, figure: Figure, args: argparse.Namespace) -> Row:

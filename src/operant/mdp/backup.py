@@ -118,27 +118,29 @@ def gauss_seidel_backup(rows: Rows, gamma: float, value: NDArray[np.float64], ba
 
 
 @numba.njit(cache=True, parallel=True, boundscheck=False)
-def choose_rows(rows: Rows, chosen: NDArray[np.int64], out: Rows) -> None:
-    """The chosen row of each state copied behind one another, so that sweeps read no other; -1 is an empty row.
+def choose_rows(rows: Rows, chosen: NDArray[np.int64], held: NDArray[np.int64], out: Rows) -> int:
+    """Copies the chosen row of each state to its place in `out`, so that sweeps read no other; how many are new.
 
-    `out` needs room for the transitions of what is chosen.
+    `held` says which rows are there already, -1 for none. Each place has room for the longest row of its state; what
+    is left of it gets the probability 0.
     """
     # Each array has one name here: numba reorders parallel loops, and does not see that two names are one array.
     given, given_next, given_probability, given_reward = rows.start, rows.next_state, rows.probability, rows.reward
     start, next_state, probability, reward = out.start, out.next_state, out.probability, out.reward
-    start[0] = 0
-    for s in range(len(chosen)):
-        row = chosen[s]
-        start[s + 1] = start[s] + (given[row + 1] - given[row] if row >= 0 else 0)
+    new = 0
     for s in numba.prange(len(chosen)):
         row = chosen[s]
-        reward[s] = 0.0
-        if row >= 0:
+        if row != held[s]:
+            new += 1
+            held[s] = row
             reward[s] = given_reward[row]
             shift = start[s] - given[row]
             for i in range(given[row], given[row + 1]):
                 next_state[i + shift] = given_next[i]
                 probability[i + shift] = given_probability[i]
+            for i in range(given[row + 1] + shift, start[s + 1]):
+                probability[i] = 0.0
+    return new
 
 
 @numba.njit(cache=True)

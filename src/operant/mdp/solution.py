@@ -61,8 +61,12 @@ class State:
 
 
 def begin(mdp: MDP, value: NDArray[np.float64] | None) -> State:
-    """From `value`, or from 0. Raises `InputError` for values of another model."""
-    start = np.zeros(mdp.states) if value is None else np.array(value, dtype=np.float64)
+    """From `value`, or from what one step pays at most. Raises `InputError` for values of another model."""
+    if value is None:
+        start, acting = np.zeros(mdp.states), np.flatnonzero(np.diff(mdp.first))
+        start[acting] = np.maximum.reduceat(mdp.reward, mdp.first[acting]) if len(acting) else 0.0
+    else:
+        start = np.array(value, dtype=np.float64)
     if start.shape != (mdp.states,) or not np.isfinite(start).all():
         raise InputError(
             f"the values to start from have the shape {start.shape}; give {mdp.states} finite numbers, one a state"

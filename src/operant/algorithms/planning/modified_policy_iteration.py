@@ -1,12 +1,13 @@
 """Modified policy iteration (Puterman and Shin 1978): improve the policy rarely, evaluate it cheaply in between.
 
-    v <- 0
+    v <- max_a r(·, a)
     repeat
         improve     π <- greedy in v; v <- T v; bounds on V* from the changes of this sweep
         evaluate    v <- T_π v, until its changes differ far less than those of the improvement did
     until the bounds are close enough together
 
-The rows of π are copied behind one another first, so that a sweep of evaluation reads no row of another action.
+How far less: by the share of states in which π is new. A policy that has nearly settled is worth evaluating well. Its
+rows are copied behind one another, so that a sweep of evaluation reads no row of another action.
 """
 
 import dataclasses
@@ -35,8 +36,9 @@ from operant.mdp.solution import (
 class Config:
     error: float = 1e-6
     """The largest distance from the optimal values that is accepted, in every state."""
-    precision: float = 0.1
-    """A policy is evaluated until its changes differ by this part of what the last improvement's did."""
+    precision: float = 0.5
+    """A policy is evaluated until its changes differ by this part of what the last improvement's did, or by a smaller
+    part where its actions are new in a smaller share of states."""
     max_evaluations: int = 1000
     """Sweeps over one policy at most."""
     max_improvements: int = 10_000
@@ -44,7 +46,10 @@ class Config:
 
 
 def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
-    """Starts from `value` (0 if not given). Raises InputError if γ is not below 1."""
+    """Starts from `value`; if that is not given, from what one step pays at most.
+
+    Raises InputError if γ is not below 1.
+    """
     require_discount(mdp)
     return begin(mdp, value)
 
@@ -53,7 +58,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields after every improvement; `state.result` is the answer at the end."""
     mdp, started = state.mdp, time.perf_counter()
     out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    room = _room(mdp)
+    room, held = _room(mdp), np.full(mdp.states, -1)
     policy = read_only_rows(room)
     evaluations, before = 0.0, np.inf
     share = mdp.states / max(len(mdp.reward), 1)
@@ -69,21 +74,22 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
                 state.result = solution(mdp, state.value, greedy, shift, error, config.error, sweeps, started)
                 return
             before = error
-            choose_rows(mdp.rows, greedy, room)
-            spread = max(config.precision * error, config.error / 4) * 2 * (1 - mdp.gamma) / max(mdp.gamma, 1e-300)
+            new = choose_rows(mdp.rows, greedy, held, room)
+            part = min(config.precision, max(new / mdp.states, 1e-4))
+            spread = max(part * error, config.error / 4) * 2 * (1 - mdp.gamma) / max(mdp.gamma, 1e-300)
             evaluations += evaluate_policy(policy, mdp.gamma, state.value, out, spread, config.max_evaluations)
 
 
 def _room(mdp: MDP) -> Rows:
-    """For the rows of any policy: as many transitions as the longest row of each state has."""
+    """For the rows of any policy: a place in each state for its longest row. They pay 0 and lead nowhere as yet."""
     longest = np.zeros(mdp.states, dtype=np.int64)
     acting = np.flatnonzero(np.diff(mdp.first))
     if len(acting):
         longest[acting] = np.maximum.reduceat(np.diff(mdp.start), mdp.first[acting])
-    size, states = int(longest.sum()), mdp.states
+    start = np.concatenate([[0], np.cumsum(longest)])
     width = 0 if mdp.end.any() else mdp.rows.width
-    start = np.empty(states + 1, dtype=np.int64)
-    return Rows(np.arange(states + 1), start, np.empty(size, np.uint32), np.empty(size), np.empty(states), width)
+    next_state, probability = np.zeros(start[-1], np.uint32), np.zeros(start[-1])
+    return Rows(np.arange(mdp.states + 1), start, next_state, probability, np.zeros(mdp.states), width)
 
 
 def solve(mdp: MDP, config: Config | None = None, value: NDArray[np.float64] | None = None) -> Solution:

@@ -33,7 +33,10 @@ class Config:
 
 
 def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
-    """Starts from `value` (0 if not given). Raises InputError if γ = 1 and from some state no end can be reached."""
+    """Starts from `value`; if that is not given, from what one step pays at most.
+
+    Raises InputError if γ = 1 and from some state no end can be reached.
+    """
     if mdp.gamma == 1:
         rows_toward_ends(mdp)
     return begin(mdp, value)

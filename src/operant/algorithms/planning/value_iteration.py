@@ -1,6 +1,6 @@
 """Value iteration (Bellman 1957), stopped by a guarantee (Porteus 1971) and not by a small change.
 
-    v <- 0
+    v <- max_a r(·, a)
     repeat
         optimise    v <- T v, with (T v)(s) = max_a [ r(s, a) + γ Σ_s' p(s' | s, a) v(s') ]
     until the bounds on V*, which one full sweep gives, are close enough together
@@ -41,7 +41,10 @@ class Config:
 
 
 def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
-    """Starts from `value` (0 if not given). Raises InputError if γ is not below 1."""
+    """Starts from `value`; if that is not given, from what one step pays at most.
+
+    Raises InputError if γ is not below 1.
+    """
     require_discount(mdp)
     return begin(mdp, value)
 

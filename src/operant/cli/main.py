@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "accuracy of a reward model, or the win rate of one model over another",
     "bandit": "compare bandit algorithms: greedy, UCB, Thompson sampling and others, many runs at once",
     "solve": "the best policy of a known model, with a proven bound on its values",
+    "learn": "learn to act from samples: Q-learning, SARSA and their kin, with tables or features",
     "mdp": "look at a known model, or write it in another form",
     "report": "one HTML page for one run or several side by side",
 }

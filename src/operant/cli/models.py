@@ -78,10 +78,7 @@ def _gymnasium(name: str, gamma: float | None, env_args: dict[str, str]) -> Know
         raise InputError(
             f"there is no problem, no .csv or .npz file and no Gymnasium environment called {name!r}; {hint}"
         )
-    try:
-        env: Any = gymnasium.make(name, **{key: _python(value) for key, value in env_args.items()})
-    except (gymnasium.error.Error, TypeError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"Gymnasium cannot make {name}: {str(error).splitlines()[0]}") from error
+    env = make_environment(name, env_args)
     world = env.unwrapped
     known = next((kind for kind in TOY_TEXT if name.startswith(kind)), None)
     shape = getattr(world, "shape", None) or (getattr(world, "nrow", 0), getattr(world, "ncol", 0))
@@ -90,6 +87,17 @@ def _gymnasium(name: str, gamma: float | None, env_args: dict[str, str]) -> Know
     words = f"an environment of Gymnasium{default}"
     action = TOY_TEXT[known].__getitem__ if known else str
     return Known(name, words, mdp, (int(shape[0]), int(shape[1])) if known and all(shape) else None, action)
+
+
+def make_environment(name: str, env_args: dict[str, str], limit: int | None = None) -> Any:
+    """The Gymnasium environment, its episodes cut after `limit` steps if given. Raises `InputError` if it cannot be."""
+    import gymnasium
+
+    settings = {key: _python(value) for key, value in env_args.items()}
+    try:
+        return gymnasium.make(name, max_episode_steps=limit, **settings)
+    except (gymnasium.error.Error, TypeError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"Gymnasium cannot make {name}: {str(error).splitlines()[0]}") from error
 
 
 def _python(value: str) -> Any:

@@ -17,10 +17,15 @@ from operant.core.errors import InputError
 
 T = TypeVar("T")
 
-MAY_BE_0 = {"seed", "threads", "checkpoint_every", "lora", "feed_forward", "micro_batch", "unknown_pages"}
+MAY_BE_0 = {
+    "seed", "threads", "checkpoint_every", "lora", "feed_forward", "micro_batch", "unknown_pages", "report_every",
+    "planning_steps",
+}  # fmt: skip
 """Whole numbers that may be 0; all others are 1 or more."""
 MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean"}
-SHARES = {"warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing"}
+SHARES = {
+    "warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing", "epsilon", "epsilon_end", "target_epsilon",
+}  # fmt: skip
 """Numbers that are 1 or less."""
 
 NONE = tyro.constructors.ConstructorRegistry()

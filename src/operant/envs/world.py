@@ -114,7 +114,6 @@ class World:
                 "random": inner.np_random.bit_generator.state,
                 "elapsed": [wrapper._elapsed_steps for wrapper in self._limits()],
                 "seen": self.seen,
-                "state": list(self.state) if isinstance(self.state, Active) else self.state,
             }
         return found
 
@@ -131,7 +130,7 @@ class World:
         for wrapper, elapsed in zip(self._limits(), state["elapsed"], strict=True):
             wrapper._elapsed_steps = elapsed
         self.seen = state["seen"]
-        self.state = Active(*state["state"]) if isinstance(state["state"], list) else state["state"]
+        self.state = self.see(self.seen)
 
     def _limits(self) -> list[TimeLimit]:
         found, env = [], self.env

@@ -5,6 +5,7 @@ Sources are pages and examples of Sutton and Barto, "Reinforcement Learning", 2n
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -245,6 +246,45 @@ def _rental(most: int, requests: float, returns: float) -> tuple[np.ndarray, np.
     return p, rented
 
 
+CARDS = tuple((card, (1 if card < 10 else 4) / 13) for card in range(1, 11))
+"""(value, probability) of the next card of an endless deck; an ace is 1 here."""
+
+
+def blackjack() -> MDP:
+    """Example 5.1, against a dealer who sticks on 17: state = (usable ace * 10 + dealer's card - 1) * 10 + sum - 12.
+
+    Sums go from 12 to 21: below, a card is always taken. Actions are stick (0) and hit (1); the ends 200, 201 and 202
+    are a loss, a draw and a win, and pay -1, 0 and 1.
+    """
+
+    def taken(total: int, ace: int, card: int) -> tuple[int, int]:
+        """(sum, whether an ace counts 11) after another card."""
+        if card == 1 and total <= 10:
+            return total + 11, 1
+        return (total + card - 10, 0) if ace and total + card > 21 else (total + card, ace)
+
+    @functools.cache
+    def dealt(total: int, ace: int) -> NDArray[np.float64]:
+        """[23]: the dealer's last sum; 22 stands for all above 21."""
+        if total >= 17:
+            return np.eye(23)[min(total, 22)]
+        return sum((p * dealt(*taken(total, ace, card)) for card, p in CARDS), np.zeros(23))
+
+    def step(s: int, a: int) -> list[tuple[float, int, float]]:
+        ace, card, total = s // 100, s // 10 % 10 + 1, s % 10 + 12
+        if a == 0:
+            last = dealt(*taken(0, 0, card))
+            lost, drawn = float(last[total + 1 : 22].sum()), float(last[total])
+            return [(lost, 200, -1.0), (drawn, 201, 0.0), (1 - lost - drawn, 202, 1.0)]
+        found = [(p, *taken(total, ace, drawn)) for drawn, p in CARDS]
+        return [
+            (p, 200, -1.0) if sum_ > 21 else (p, (usable * 10 + card - 1) * 10 + sum_ - 12, 0.0)
+            for p, sum_, usable in found
+        ]
+
+    return from_function(203, 2, step, 1.0, [200, 201, 202])
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A classic problem, and how to draw it."""
@@ -256,6 +296,8 @@ class Problem:
     """(height, width) where the states are the cells of a grid, row by row."""
     actions: Callable[[int], str] = str
     """What an action is called."""
+    begin: int | None = None
+    """The state in which episodes begin; None: any that is no end."""
 
 
 def arrow(action: int) -> str:
@@ -266,12 +308,16 @@ def arrow(action: int) -> str:
 PROBLEMS = {
     "jumping_grid": Problem(jumping_grid, "example 3.5: two cells of a 5 x 5 grid pay 10 and 5", (5, 5), arrow),
     "corner_grid": Problem(corner_grid, "example 4.1: the shorter way to one of two corners", (4, 4), arrow),
-    "cliff": Problem(cliff, "example 6.6: along a cliff", (4, 12), arrow),
-    "windy_grid": Problem(windy_grid, "example 6.5: across an upward wind", (7, 10), arrow),
-    "dyna_maze": Problem(dyna_maze, "example 8.1: a maze with one reward at its end", (6, 9), arrow),
-    "treasure_walk": Problem(treasure_walk, "the lectures' walk to a treasure", (1, 6), lambda a: "←→"[a]),
-    "random_walk": Problem(random_walk, "example 6.2: five states between two ends, no choice", (1, 7), lambda _: "↔"),
-    "long_random_walk": Problem(long_random_walk, "example 9.1: 1,000 states, steps of up to 100, no choice"),
+    "cliff": Problem(cliff, "example 6.6: along a cliff", (4, 12), arrow, begin=36),
+    "windy_grid": Problem(windy_grid, "example 6.5: across an upward wind", (7, 10), arrow, begin=30),
+    "dyna_maze": Problem(dyna_maze, "example 8.1: a maze with one reward at its end", (6, 9), arrow, begin=18),
+    "treasure_walk": Problem(treasure_walk, "the lectures' walk to a treasure", (1, 6), lambda a: "←→"[a], begin=0),
+    "random_walk": Problem(
+        random_walk, "example 6.2: five states between two ends, no choice", (1, 7), lambda _: "↔", begin=3
+    ),
+    "long_random_walk": Problem(
+        long_random_walk, "example 9.1: 1,000 states, steps of up to 100, no choice", begin=500
+    ),
     "gambler": Problem(gambler, "example 4.3: how much to stake on heads", None, lambda a: f"stake {a + 1}"),
     "car_rental": Problem(
         car_rental,

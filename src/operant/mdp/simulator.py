@@ -19,8 +19,9 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from operant.core.compiled import njit_loop
 from operant.core.errors import InputError
-from operant.core.linear import Active, Features
+from operant.core.linear import Active, Features, greedy
 from operant.core.random import Stream, stream, uniform
 from operant.mdp.model import MDP
 
@@ -209,3 +210,15 @@ def _compile_to(function: Any, kernel: Any) -> None:
 
 for _function, _kernel in ((current, _current), (actions, _actions), (step, _step), (reset, _reset)):
     _compile_to(_function, _kernel)
+
+
+@njit_loop
+def follow(world: Any, w: NDArray[np.float64], random: Stream, episodes: int, most: int) -> None:
+    """Act greedily in w and learn nothing, until `episodes` more are finished or `most` steps are done."""
+    x, last = current(world), world.place[2] + episodes
+    for _ in range(most):
+        _, x, terminated, truncated = step(world, greedy(w, x, actions(world), random))
+        if terminated or truncated:
+            x = reset(world)
+            if world.place[2] >= last:
+                break

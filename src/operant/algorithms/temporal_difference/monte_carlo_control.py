@@ -35,7 +35,7 @@ from operant.core.linear import epsilon_greedy, toward, value_of
 from operant.core.random import Stream
 from operant.mdp.simulator import actions, current, reset, step
 
-LONGEST = 2**26
+LONGEST = 2**22
 """Steps after which an episode is taken to be endless."""
 
 

@@ -1,0 +1,169 @@
+"""What `operant learn` says at the end: how good the policy is that was learned, and how far from the best."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from operant.algorithms.planning import modified_policy_iteration, policy_iteration
+from operant.core.compiled import loop_on
+from operant.core.errors import InputError
+from operant.core.random import stream
+from operant.core.statistics import Estimate
+from operant.mdp.chain import policy_reward_process
+from operant.mdp.model import MDP
+from operant.mdp.simulator import follow
+from operant.mdp.solution import Solution
+
+LAST = 100
+"""Episodes at the end of learning whose mean return is a figure."""
+
+
+def conclude(task: Any, folder: Any, states: list[Any]) -> None:
+    """Summary, values and report; the figures are printed."""
+    from rich.console import Console
+
+    from operant.experiment.drawings import FILE, HEADER, in_terminal
+    from operant.experiment.files import atomic_write
+    from operant.experiment.report import write_report
+
+    options = task.options
+    summary: dict[str, Any] = {"title": f"{options.problem}, {options.method.replace('_', ' ')}"}
+    summary["steps"] = options.learning.steps
+    summary["episodes"] = float(np.mean([state.world.place[2] for state in states]))
+    summary |= returns(task, states)
+    answer = None
+    if task.known is not None:
+        found, best = compared(task, states)
+        summary |= found
+        answer = drawn(task, states[0].w, best)
+        summary["grid"] = task.known.grid
+        rows = [HEADER, *answer.lines()]
+        atomic_write(options.out / FILE, "".join(",".join(map(str, row)) + "\n" for row in rows))
+        console = Console(highlight=False)
+        print()
+        for part in in_terminal(answer, options.rows, console):
+            console.print(part)
+    summary["verdict"] = verdict(summary, options)
+    folder.finish({name: value for name, value in summary.items() if value is not None})
+    write_report([options.out], options.out / "report.html")
+    print(f"{summary['verdict']}\nthe report is {options.out / 'report.html'}")
+
+
+def interval(x: Any) -> dict[str, float] | None:
+    """Mean and 95% interval; None where there is nothing."""
+    x = np.asarray(x, dtype=np.float64)
+    if not len(x):
+        return None
+    mean, error = float(x.mean()), float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else 0.0
+    return Estimate(mean, mean - 1.96 * error, mean + 1.96 * error).to_dict()
+
+
+def returns(task: Any, states: list[Any]) -> dict[str, Any]:
+    """Of the last episodes while learning, and of the greedy policy without it; over episodes, or means over seeds."""
+    options, while_learning, without = task.options, [], []
+    for seed, state in enumerate(states):
+        total, kept = int(state.world.place[2]), len(state.world.returns)
+        while_learning.append(state.world.returns[np.arange(max(0, total - LAST), total) % kept])
+        world = task.world(options.seed + options.seeds + seed)
+        most = options.trials * options.limit
+        loop_on(world, follow)(world, state.w, stream(options.seed + seed, 3), options.trials, most)
+        without.append(world.returns[: min(options.trials, world.place[2])])
+    if len(states) > 1:
+        while_learning, without = ([x.mean() for x in several if len(x)] for several in (while_learning, without))
+        return {"return_while_learning": interval(while_learning), "greedy_return": interval(without)}
+    return {"return_while_learning": interval(while_learning[0]), "greedy_return": interval(without[0])}
+
+
+def greedy_rows(mdp: MDP, w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(max_a Q(s, a) [S], the best action's row [S]; 0 and -1 at ends)."""
+    value, rows = np.zeros(mdp.states), np.full(mdp.states, -1)
+    for s in np.flatnonzero(~mdp.end[: len(w)]):
+        q = w[s, : mdp.first[s + 1] - mdp.first[s]]
+        value[s], rows[s] = q.max(), mdp.first[s] + q.argmax()
+    return value, rows
+
+
+def actions_of(mdp: MDP, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[S]: the actions of rows, -1 where there is none."""
+    return np.where(rows >= 0, mdp.action[rows], -1).astype(np.int64)
+
+
+def compared(task: Any, states: list[Any]) -> tuple[dict[str, Any], Solution | None]:
+    """(discounted values from the start: of the greedy policy, exactly; of the best one; how far Q is), the optimum."""
+    mdp, begin = task.known.mdp, task.begin
+    solver = policy_iteration if mdp.gamma == 1 else modified_policy_iteration
+    try:
+        best = solver.solve(mdp)
+    except InputError:  # without a discount some models have no finite optimum, or none that can be proved
+        best = None
+    found: dict[str, Any] = {}
+    values = [exact_value(mdp, state.w, begin) for state in states]
+    finite = [x for x in values if x is not None]
+    found["endless_greedy_policies"] = len(values) - len(finite) or None
+    if finite:
+        found["greedy_value"] = interval(finite) if len(states) > 1 else finite[0]
+    if best is not None:
+        found["optimal_value"] = float(begin @ best.value)
+        distance = [abs(float(begin @ greedy_rows(mdp, state.w)[0]) - found["optimal_value"]) for state in states]
+        found["start_value_error"] = interval(distance) if len(states) > 1 else distance[0]
+    return found, best
+
+
+def exact_value(mdp: MDP, w: NDArray[np.float64], begin: NDArray[np.float64]) -> float | None:
+    """What the greedy policy is worth from the start, by the Bellman equation; None if it never ends, undiscounted."""
+    _, rows = greedy_rows(mdp, w)
+    policy = actions_of(mdp, rows)
+    try:
+        return float(begin @ policy_reward_process(mdp, policy).value())
+    except InputError:
+        pass
+    # From some state it does not end: that is of no account if the start never leads there.
+    process = policy_reward_process(mdp, policy)
+    reached, frontier = begin > 0, begin > 0
+    while frontier.any():
+        frontier = (process.chain.transition.T @ frontier.astype(np.float64) > 0) & ~reached
+        reached = reached | frontier
+    keep = np.flatnonzero(reached)
+    inner = dataclasses.replace(process.chain, transition=process.chain.transition[keep][:, keep])
+    try:
+        value = dataclasses.replace(process, chain=inner, reward=process.reward[keep], end=mdp.end[keep]).value()
+    except InputError:
+        return None
+    return float(begin[keep] @ value)
+
+
+def drawn(task: Any, w: NDArray[np.float64], best: Solution | None) -> Any:
+    """The values and the policy of the first learner, with how far the worst of its values is from the optimum."""
+    from operant.experiment.drawings import Answer
+
+    mdp = task.known.mdp
+    value, rows = greedy_rows(mdp, w)
+    action = actions_of(mdp, rows)
+    error = float("inf") if best is None else float(np.abs(value - best.value).max()) + best.error
+    return Answer(value.tolist(), error, action.tolist(), task.known.names(action), task.known.grid)
+
+
+def verdict(summary: dict[str, Any], options: Any) -> str:
+    """The figures in words."""
+    lines = []
+    for name, words in (
+        ("return_while_learning", f"mean return of the last {LAST} episodes while learning"),
+        ("greedy_return", f"mean return of the greedy policy, {options.trials} episodes"),
+    ):
+        if summary.get(name):
+            figure = Estimate(*(summary[name][key] for key in ("mean", "low", "high")))
+            spread = f" ({figure.low:.4g} to {figure.high:.4g})" if figure.high > figure.low else ""
+            lines.append(f"{words}: {figure.mean:.4g}{spread}")
+    if not summary.get("greedy_return"):
+        lines.append(f"the greedy policy finished no episode in {options.trials * options.limit:,} steps")
+    value, best = summary.get("greedy_value"), summary.get("optimal_value")
+    if summary.get("endless_greedy_policies"):
+        lines.append("greedy policies that never end: " + str(summary["endless_greedy_policies"]))
+    if value is not None and best is not None:
+        value = value["mean"] if isinstance(value, dict) else value
+        gamma = options.learning.gamma
+        words = "value from the start" if gamma == 1 else f"value from the start with the discount {gamma:.10g}"
+        lines.append(f"{words}, exactly: {value:.6g}; the best there is: {best:.6g}")
+    return ". ".join(line[0].upper() + line[1:] for line in lines) + "."

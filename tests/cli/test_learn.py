@@ -1,0 +1,180 @@
+"""`operant learn` as a person meets it: it learns, says how well, resumes to the bit, and refuses clearly."""
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from operant.cli.learn import Method, overview
+from operant.cli.main import main
+from operant.experiment import checkpoint
+
+
+def run(*words: object) -> None:
+    main(["learn", *map(str, words)])
+
+
+def summary(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: x for name, x in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def final(folder: Path) -> dict[str, np.ndarray]:
+    """All arrays of the last checkpoint, by name."""
+    newest = max((folder / "checkpoints").glob("step_*"), key=lambda path: int(path.name[5:]))
+    return {name: x.numpy() for name, x in checkpoint.read(newest).tensors.items()}
+
+
+def equal(a: Path, b: Path) -> bool:
+    x, y = final(a), final(b)
+    return x.keys() == y.keys() and all(np.array_equal(x[name], y[name]) for name in x) and metrics(a) == metrics(b)
+
+
+def test_without_arguments_it_lists_methods_and_problems_and_says_how_to_begin(capsys):
+    run()
+    shown = capsys.readouterr().out
+    assert all(method in shown for method in get_args(Method))
+    assert "cliff" in shown
+    assert "MountainCar-v0" in shown
+    assert "Start with: operant learn cliff" in shown
+    assert overview() in shown
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_learns_the_lectures_walk(method, tmp_path, capsys):
+    out = tmp_path / "run"
+    run("treasure_walk", "--method", method, "--steps", 5000, "--out", out)
+    found = summary(out)
+    assert found["optimal_value"] == pytest.approx(0.9**4)
+    assert found["greedy_value"] == pytest.approx(0.9**4)
+    assert found["greedy_return"]["mean"] == 1.0
+    assert found["return_while_learning"]["mean"] == 1.0
+    assert found["start_value_error"] < 0.25
+    assert "the best there is: 0.6561" in capsys.readouterr().out
+    assert metrics(out)[-1]["step"] == 5000
+    assert "Values and policy" in (out / "report.html").read_text()
+
+
+def test_it_has_not_learned_before_it_began(tmp_path):
+    """What the tests of learning would see of a learner that does nothing: one step, and values of 0."""
+    run("FrozenLake-v1", "--steps", 1, "--out", tmp_path / "one", "--env-args", "is_slippery", "False")
+    run("FrozenLake-v1", "--steps", 50_000, "--out", tmp_path / "run", "--env-args", "is_slippery", "False")
+    one, found = summary(tmp_path / "one"), summary(tmp_path / "run")
+    assert found["greedy_value"] == pytest.approx(found["optimal_value"]) == pytest.approx(0.99**5)
+    assert one["greedy_value"] < 0.5
+
+
+def test_the_environment_and_its_model_teach_the_same(tmp_path):
+    for on in ("model", "environment"):
+        run("FrozenLake-v1", "--on", on, "--steps", 20_000, "--epsilon", 0.4, "--gamma", 0.95, "--out", tmp_path / on)
+        found = summary(tmp_path / on)
+        assert found["optimal_value"] - found["greedy_value"] < 0.03
+        assert found["optimal_value"] == pytest.approx(0.18047, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("MountainCar-v0", ["--method", "sarsa", "--epsilon", 0, "--alpha", 0.5, "--gamma", 1, "--steps", 30_000]),
+        ("CartPole-v1", ["--method", "sarsa_lambda", "--steps", 20_000, "--tilings", 4, "--tiles", 6]),
+    ],
+)
+def test_tiles_learn_what_no_table_can_hold(name, arguments, tmp_path):
+    """A random agent stays at -200 in the one and near 22 in the other; so does one whose α is next to nothing."""
+    run(name, *arguments, "--trials", 10, "--out", tmp_path / "run")
+    run(name, *arguments, "--trials", 10, "--out", tmp_path / "broken", "--alpha", 1e-9)
+    good, broken = (summary(tmp_path / x)["greedy_return"]["mean"] for x in ("run", "broken"))
+    threshold = {"MountainCar-v0": -180, "CartPole-v1": 80}[name]
+    assert broken < threshold < good
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["windy_grid", "--method", "sarsa_lambda", "--seeds", 2],
+        ["FrozenLake-v1", "--on", "environment", "--method", "n_step_sarsa", "--n", 3],
+        ["CartPole-v1", "--method", "double_q_learning", "--tilings", 2, "--tiles", 3],
+        ["cliff", "--method", "prioritized_dyna"],
+        ["cliff", "--method", "monte_carlo_control", "--epsilon", 0.5, "--glie", "False"],
+    ],
+    ids=lambda x: x[0],
+)
+def test_an_interrupted_run_ends_like_a_whole_one(arguments, tmp_path, monkeypatch):
+    words = [*arguments, "--steps", 2000, "--report-every", 250, "--checkpoint-every", 1, "--trials", 3]
+    run(*words, "--out", tmp_path / "whole")
+    from operant.cli import learn
+
+    original = learn.train
+
+    def stopped(*given):
+        for n, values in enumerate(original(*given)):
+            if n == 3:
+                raise KeyboardInterrupt
+            yield values
+
+    monkeypatch.setattr(learn, "train", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        run(*words, "--out", tmp_path / "run")
+    monkeypatch.setattr(learn, "train", original)
+    run("--out", tmp_path / "run", "--resume")
+    assert equal(tmp_path / "run", tmp_path / "whole")
+    assert summary(tmp_path / "run") == summary(tmp_path / "whole")
+
+
+def test_seeds_give_intervals_and_are_single_runs_side_by_side(tmp_path):
+    words = ["cliff", "--steps", 20_000, "--method", "sarsa"]
+    run(*words, "--seeds", 3, "--seed", 5, "--out", tmp_path / "all")
+    run(*words, "--seed", 6, "--out", tmp_path / "second")
+    several, one = final(tmp_path / "all"), final(tmp_path / "second")
+    np.testing.assert_array_equal(several["state.states.1.w"], one["state.states.0.w"])
+    figure = summary(tmp_path / "all")["return_while_learning"]
+    assert figure["low"] < figure["mean"] < figure["high"]
+
+
+def test_what_was_left_open_is_written_down(tmp_path):
+    run("CartPole-v1", "--steps", 100, "--trials", 1, "--tiles", 2, "--out", tmp_path / "run")
+    settings = (tmp_path / "run" / "config.toml").read_text()
+    assert 'features = "tiles"' in settings
+    assert 'on = "environment"' in settings
+    assert "gamma = 0.99" in settings
+    assert "limit = 500" in settings
+    assert settings.count("low = [") == 1
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cliffs"], "did you mean cliff"),
+        (["cliff", "--lambda_", "0.5"], "lambda_ is no setting of q_learning"),
+        (["cliff", "--on", "environment"], "cliff is no environment of Gymnasium"),
+        (["CartPole-v1", "--on", "model"], "CartPole-v1 does not tell its model"),
+        (["CartPole-v1", "--features", "none"], "a table cannot hold it; take --features tiles"),
+        (["Taxi-v4", "--features", "tiles"], "Taxi-v4 has numbers of states: a table is exact"),
+        (["CartPole-v1", "--low", "0", "1"], "low and high have 2 and 4 numbers"),
+        (["Pendulum-v1"], "needs a Discrete space"),
+        (["Blackjack-v1"], "Blackjack-v1 shows"),
+        (["MountainCar-v0", "--method", "dyna_q"], "Dyna-Q takes a table, no features"),
+        (["CartPole-v1", "--tiles", "300"], "more than 20,000,000: give a smaller --tiles"),
+        (["cliff", "--epsilon", "2"], "epsilon is 2.0"),
+        (["cliff", "--alpha", "0"], "alpha is 0.0: give a number above 0"),
+        (["cliff", "--steps", "0"], "steps is 0"),
+        (["FrozenLake-v1", "--env-args", "no_such", "1"], "Gymnasium cannot make FrozenLake-v1"),
+        (["cliff", "--resume"], "say which folder|no run to resume"),
+    ],
+    ids=lambda x: " ".join(x) if isinstance(x, list) else "",
+)
+def test_bad_input_is_refused_before_anything_is_written(arguments, words, tmp_path, capsys):
+    out = [] if "--resume" in arguments else ["--out", tmp_path / "run"]
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments, *out)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert any(option in message for option in words.split("|")), message
+    assert not (tmp_path / "run").exists()

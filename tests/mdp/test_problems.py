@@ -108,3 +108,16 @@ def test_the_list_of_problems(name):
     assert problem.grid is None or problem.grid[0] * problem.grid[1] == mdp.states
     assert all(problem.actions(a) for a in sorted(set(mdp.action.tolist())))
     assert policy_iteration.solve(mdp).reached
+
+
+def test_blackjack():
+    """Example 5.4's state under its policy, which the book gives as -0.27726; and the optimal policy (figure 5.2)."""
+    game = problems.blackjack()
+    assert game.end.nonzero()[0].tolist() == [200, 201, 202]
+    sticks = np.arange(203) % 10 + 12 >= 20
+    value = policy_reward_process(game, np.where(sticks, 0, 1)).value()
+    assert value[(10 + 2 - 1) * 10 + 13 - 12] == pytest.approx(-0.27726, abs=3e-4)
+    best = policy_iteration.solve(game).policy[:200].reshape(2, 10, 10)
+    stick_from = {(ace, card): 12 + int(best[ace, card - 1].argmin()) for ace in (0, 1) for card in range(1, 11)}
+    assert [stick_from[0, card] for card in (2, 3, 4, 5, 6, 7, 8, 9, 10, 1)] == [13, 13, 12, 12, 12, 17, 17, 17, 17, 17]
+    assert [stick_from[1, card] for card in range(2, 11)] == [18, 18, 18, 18, 18, 18, 18, 19, 19]

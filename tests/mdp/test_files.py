@@ -134,6 +134,7 @@ def test_columns_stand_in_any_order_and_an_end_may_lead_to_itself(tmp_path):
         (f"{HEADER}\n0,0,0,0.999,1\n", ": state 0, action 0: the probabilities sum to 0.999, which is -0.001 from 1"),
         (f"{HEADER}\n0,0,0,1.5,1\n0,0,1,-0.5,1\n1,0,0,1,1\n", ": state 0, action 0: a probability is -0.5"),
         (f"{HEADER}\n0,0,1,1,1\n", ": state 1 has no action and is no end"),
+        (f"{HEADER}\n0,0,999999999999,1,1\n", ": state 1 has no action and is no end"),
         (f"{HEADER},end\n0,0,1,1,1,1\n1,0,0,1,1,0\n", ": state 1 is an end and has actions"),
         (f"{HEADER}\n", ": the model has no states"),
     ],

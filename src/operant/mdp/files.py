@@ -91,12 +91,10 @@ def _read_csv(path: Path, gamma: float | None) -> MDP:
     if not (np.isfinite(table).all() and (whole >= 0).all() and (whole == np.floor(whole)).all()):
         _explain(path, place)
     s, a, t, p, r = (columns[name] for name in COLUMNS)
-    over = columns.get("end", np.zeros(len(s))) > 0
-    ended = np.zeros(int(max(s.max(initial=-1), t.max(initial=-1))) + 1, dtype=bool)
-    ended[t[over].astype(np.int64)] = True
-    resting = ended[s.astype(np.int64)] & (s == t) & (r == 0)
+    ends = np.unique(t[columns.get("end", np.zeros(len(s))) > 0])
+    resting = np.isin(s, ends) & (s == t) & (r == 0)
     kept = [x[~resting] for x in (s, a, t, p, r)]
-    return from_transitions(*kept, gamma, len(ended), np.flatnonzero(ended).tolist())  # pyright: ignore
+    return from_transitions(*kept, gamma, ends=ends.astype(np.int64).tolist())  # pyright: ignore
 
 
 def _places(header: list[str], path: Path) -> dict[str, int]:

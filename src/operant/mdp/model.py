@@ -78,10 +78,7 @@ class MDP:
             raise InputError(f"the discount gamma is {self.gamma}: give a number from 0 to 1")
         idle = ~self.end & (np.diff(self.first) == 0)
         if idle.any():
-            raise InputError(
-                f"state {int(np.argmax(idle))} has no action and is no end ({int(idle.sum())} such states): give it an "
-                "action, or say that it is an end"
-            )
+            raise _idle(int(np.argmax(idle)))
         busy = self.end & (np.diff(self.first) > 0)
         if busy.any():
             raise InputError(
@@ -203,6 +200,10 @@ class MDP:
         return transition, reward
 
 
+def _idle(state: int) -> InputError:
+    return InputError(f"state {state} has no action and is no end: give it an action, or say that it is an end")
+
+
 def from_transitions(
     state: Values,
     action: Values,
@@ -231,6 +232,10 @@ def from_transitions(
         if len(x) and x.min() < 0:
             raise InputError(f"{name} is {x.min()} at place {int(x.argmin())}: states and actions count from 0")
     count = max([states or 0, *(int(x.max()) + 1 for x in (s, t, ended) if len(x))])
+    if count > len(s) + len(ended):  # before room is made for so many states
+        known = np.union1d(s, ended)
+        idle = np.flatnonzero(known != np.arange(len(known)))
+        raise _idle(int(idle[0]) if len(idle) else len(known))
     order = np.lexsort((t, a, s))
     s, a, t, p, r = (x[order] for x in (s, a, t, p, r))
     new_row = np.ones(len(s), dtype=bool)

@@ -84,6 +84,13 @@ def test_all_algorithms_meet_the_same_arms(operant, tmp_path):
     assert (rewards[0] == rewards[1]).all()
 
 
+def test_the_smallest_comparison_there_is(operant, tmp_path):
+    code, said, _ = operant("bandit", "--out", tmp_path / "a", "--arms", 2, "--runs", 2, "--steps", 1)
+    assert code == 0
+    assert "2 arms, 1 steps, 2 runs" in said
+    assert "lai_robbins" not in read(tmp_path / "a")
+
+
 @pytest.mark.parametrize("name", ["ucb", "kl_ucb", "optimistic"])
 def test_the_adversary_pays_the_algorithm_it_is_against_nothing(tmp_path, name):
     options = bandit.Options(tmp_path, (name,), "adversarial", arms=4, steps=200, runs=20, against=name)

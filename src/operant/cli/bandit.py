@@ -129,7 +129,7 @@ def run(options: Options, resume: bool) -> None:
     folder = start(options, "bandit", resume, rewards)
     stages = {name: play(options, name) for name in options.algorithms}
     summary: dict[str, Any] = {"title": f"Bandits: {options.world}, {options.arms} arms", "stages": stages}
-    if bound:
+    if bound and options.steps > 1:  # the bound at ln 1 says nothing
         summary["lai_robbins"] = {"slope": bound, "regret": bound * math.log(options.steps)}
     folder.finish(summary)
     from operant.experiment.report import write_report

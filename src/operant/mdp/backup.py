@@ -23,6 +23,8 @@ CHUNKS = 64
 """Parts into which states are divided among threads."""
 FEW = 50_000
 """Transitions up to which waking a second thread costs more than it saves."""
+ONE = 1e-15
+"""How far the sum of a row may be from 1 by rounding."""
 NONE = np.empty(0, dtype=np.int64)
 """Given in place of `greedy` where only values are wanted."""
 
@@ -146,17 +148,31 @@ def choose_rows(rows: Rows, chosen: NDArray[np.int64], held: NDArray[np.int64], 
 @numba.njit(cache=True)
 def first_bad_row(
     start: NDArray[np.int64], probability: NDArray[np.float64], reward: NDArray[np.float64], rounding: float
-) -> int:
-    """The first row that is no distribution or has no finite reward, -1 if all are right."""
+) -> tuple[int, bool]:
+    """The first row that is no distribution or has no finite reward, -1 if there is none; whether all sums are 1."""
+    exact = True
     for row in range(len(reward)):
         total = 0.0
         for i in range(start[row], start[row + 1]):
             if not probability[i] >= 0.0:
-                return row
+                return row, False
             total += probability[i]
         if not abs(total - 1.0) <= rounding or not np.isfinite(reward[row]):
-            return row
-    return -1
+            return row, False
+        exact = exact and abs(total - 1.0) <= ONE
+    return -1, exact
+
+
+@numba.njit(cache=True)
+def divide_rows(start: NDArray[np.int64], probability: NDArray[np.float64]) -> None:
+    """Rows whose sum is off by more than `ONE` are divided by their sum."""
+    for row in range(len(start) - 1):
+        total = 0.0
+        for i in range(start[row], start[row + 1]):
+            total += probability[i]
+        if abs(total - 1.0) > ONE:
+            for i in range(start[row], start[row + 1]):
+                probability[i] /= total
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from operant.core.errors import InputError
-from operant.mdp.backup import Rows, first_bad_row, read_only
+from operant.mdp.backup import Rows, divide_rows, first_bad_row, read_only
 
 ROUNDING = 1e-9
 """How far the probabilities of a row may be from 1 in sum; they are then divided by it."""
@@ -110,7 +110,7 @@ class MDP:
                 raise InputError(f"{name} must rise from 0 to {last}; it goes from {array[0]} to {array[-1]}")
 
     def _check_rows(self) -> None:
-        bad = int(first_bad_row(self.start, self.probability, self.reward, ROUNDING))
+        bad, exact = first_bad_row(self.start, self.probability, self.reward, ROUNDING)
         if bad >= 0:
             where = f"state {self.state_of(bad)}, action {self.action[bad]}"
             p = self.probability[self.start[bad] : self.start[bad + 1]]
@@ -130,10 +130,10 @@ class MDP:
                 f"state {self.state_of(row)}, action {self.action[row]}: the reward on the way to state "
                 f"{self.next_state[i]} is {self.transition_reward[i]}; give a finite number"
             )
-        totals = np.add.reduceat(self.probability, self.start[:-1]) if len(self.action) else np.ones(0)
-        if (np.abs(totals - 1) > 1e-15).any():
-            exact = self.probability / np.repeat(totals, np.diff(self.start))
-            object.__setattr__(self, "probability", exact)
+        if not exact:
+            probability = self.probability.copy()
+            divide_rows(self.start, probability)
+            object.__setattr__(self, "probability", probability)
         steps = np.diff(self.action.astype(np.int64)) <= 0
         within = np.ones(max(len(self.action) - 1, 0), dtype=bool)
         within[self.first[(self.first > 0) & (self.first < len(self.action))] - 1] = False

@@ -2,9 +2,6 @@
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 
 class InputError(ValueError):
     """Something given to Operant cannot be used.
@@ -20,15 +17,3 @@ class Diverged(RuntimeError):
     def __init__(self, message: str, record: Any = None) -> None:
         super().__init__(message)
         self.record = record
-
-
-def require_finite(x: Tensor | float, what: str, step: int, record: Any = None) -> None:
-    """Raise `Diverged` unless every element of `x` is finite."""
-    bad = ~torch.isfinite(torch.as_tensor(x))
-    if bad.any():
-        value = torch.as_tensor(x)[bad].flatten()[0].item()
-        raise Diverged(
-            f"step {step}: the {what} is {value}. The last checkpoint is intact; a smaller learning rate, or float32 "
-            "instead of a 16-bit type, is the usual cure",
-            record,
-        )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from operant.core.errors import require_finite
+from operant.core.finite import require_finite
 from operant.core.schedules import Schedule, scheduled
 
 

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 
 import operant
-from operant.core.errors import Diverged, InputError, require_finite
+from operant.core.errors import Diverged, InputError
+from operant.core.finite import require_finite
 from operant.experiment import checkpoint
 from operant.experiment.files import atomic_write, to_toml, writing
 from operant.experiment.log import Log, cut_metrics

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import poisson
 
 from operant.mdp.model import MDP, from_function, from_transitions
 
@@ -233,6 +232,8 @@ def car_rental(most: int = 20, most_moved: int = 5, gamma: float = 0.9) -> MDP:
 
 def _rental(most: int, requests: float, returns: float) -> tuple[np.ndarray, np.ndarray]:
     """(p[cars in the morning, cars in the evening], expected cars rented) of one place."""
+    from scipy.stats import poisson  # half a second that other problems need not wait
+
     p, rented = np.zeros((most + 1, most + 1)), np.zeros(most + 1)
     for cars in range(most + 1):
         for n in range(cars + 1):

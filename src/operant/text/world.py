@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from operant.core.errors import require_finite
+from operant.core.finite import require_finite
 from operant.core.record import Evaluation, Trajectory, micro_batches
 from operant.core.shuffle import Shuffle
 from operant.text.context import Context

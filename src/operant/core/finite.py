@@ -1,0 +1,20 @@
+"""The check that stops a run before NaN spreads."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from operant.core.errors import Diverged
+
+
+def require_finite(x: Tensor | float, what: str, step: int, record: Any = None) -> None:
+    """Raise `Diverged` unless every element of `x` is finite."""
+    bad = ~torch.isfinite(torch.as_tensor(x))
+    if bad.any():
+        value = torch.as_tensor(x)[bad].flatten()[0].item()
+        raise Diverged(
+            f"step {step}: the {what} is {value}. The last checkpoint is intact; a smaller learning rate, or float32 "
+            "instead of a 16-bit type, is the usual cure",
+            record,
+        )

@@ -86,7 +86,7 @@ def test_dyna_maze(planning_steps):
         assert near(lengths[:, episode - 1], reference, 0.05)
     for broken in ({"epsilon": 1.0}, {"gamma": 0.0}):
         settings = {"alpha": 0.1, "epsilon": 0.1, "planning_steps": planning_steps, "report_every": 20, **broken}
-        twin = control.on_model(dyna_q, dyna_maze(), 18, 10, 10, **settings)
+        twin = control.on_model(dyna_q, dyna_maze(), 18, 10, 60, **settings)
         assert not near(twin.lengths[:, 9], control.MAZE[planning_steps][2], 0.05)
 
 

@@ -40,9 +40,22 @@ class Rule(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Learning:
+class Sampling:
     steps: int = 500_000
     """Steps in the world."""
+    gamma: float | None = None
+    """γ: the discount of a step; none = that of the model, or 0.99 where there is none."""
+    report_every: int = 0
+    """Steps between reports; 0 = a two-hundredth of the run."""
+
+    def until_report(self, step: int) -> int:
+        """Steps from `step` to the next report or the end."""
+        every = self.report_every or max(1, self.steps // REPORTS)
+        return min(every - step % every, self.steps - step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Learning(Sampling):
     alpha: float = 0.1
     """α: the step size; with features that of every weight."""
     alpha_power: float = 0.0
@@ -51,17 +64,8 @@ class Learning:
     """ε: the chance to try any action."""
     epsilon_end: float | None = None
     """ε at the end, reached in a line; none = it stays as it is."""
-    gamma: float | None = None
-    """γ: the discount of a step; none = that of the model, or 0.99 where there is none."""
     initial: float = 0.0
     """All values before learning; high ones make the learner try everything."""
-    report_every: int = 0
-    """Steps between reports; 0 = a two-hundredth of the run."""
-
-    def until_report(self, step: int) -> int:
-        """Steps from `step` to the next report or the end."""
-        every = self.report_every or max(1, self.steps // REPORTS)
-        return min(every - step % every, self.steps - step)
 
     def rule(self, state: Any) -> Rule:
         """The settings for the next stretch of a run whose state has world, visits, random and step."""
@@ -73,7 +77,7 @@ class Learning:
         )  # fmt: skip
 
 
-def discount_of(world: Any, config: Learning) -> float:
+def discount_of(world: Any, config: Sampling) -> float:
     """γ as it is set, else as the world has it, else 0.99."""
     return float(getattr(world, "gamma", 0.99) if config.gamma is None else config.gamma)
 

@@ -310,7 +310,7 @@ class TestPolicies:
     def test_actions_are_drawn_with_their_probabilities(self):
         mdp = jumping_grid()
         policy = np.random.default_rng(0).dirichlet(np.ones(4), 25)
-        world = simulator(mdp, np.full(25, 1 / 25), limit=20)
+        world = simulator(mdp, np.full(25, 1 / 25), limit=1)
         config = lstd.Config(steps=400_000, gamma=0.5)
         state = lstd.init(world, policy_table(mdp, policy), config)
         list(lstd.train(state, config))

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from operant.algorithms.temporal_difference.prediction import (
     Policy,
-    Prediction,
     act,
     add_all,
     chance,
@@ -32,14 +31,14 @@ from operant.algorithms.temporal_difference.prediction import (
     weights,
 )  # fmt: skip
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, Sampling, discount_of, finished
 from operant.core.linear import Features, add_to
 from operant.core.random import Stream, stream
 from operant.mdp.simulator import current, reset, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Prediction):
+class Config(Sampling):
     alpha: float = 0.01
     """α: the step size; with features that of every weight."""
     lambda_: float = 0.0
@@ -120,7 +119,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         steps, episodes = config.until_report(state.step), int(state.world.place[2])
         run(

@@ -20,15 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.algorithms.temporal_difference.episode import Episode, episode, forget, kept, record, toward_targets
-from operant.algorithms.temporal_difference.prediction import Policy, Prediction, act, value, weights
+from operant.algorithms.temporal_difference.prediction import Policy, act, value, weights
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, Sampling, discount_of, finished
 from operant.core.random import Stream, stream
 from operant.mdp.simulator import current, reset, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Prediction):
+class Config(Sampling):
+    alpha: float = 0.1
+    """α: the step size; with features that of every weight."""
     lambda_: float = 0.9
     """λ: 0 = the values of the next states, 1 = all rewards to the end."""
 
@@ -88,7 +90,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
         while state.step < due:

@@ -20,16 +20,16 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.algorithms.temporal_difference.prediction import Policy, Prediction, act, add_all, shrink, weights
+from operant.algorithms.temporal_difference.prediction import Policy, act, add_all, shrink, weights
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, Sampling, discount_of, finished
 from operant.core.linear import Features, add_to, value_of
 from operant.core.random import Stream, stream
 from operant.mdp.simulator import current, reset, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Prediction):
+class Config(Sampling):
     lambda_: float = 0.0
     """λ: 0 = the fixed point of TD(0), 1 = least-squares Monte Carlo."""
     ridge: float = 1e-3
@@ -115,7 +115,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         steps, episodes = config.until_report(state.step), int(state.world.place[2])
         run(

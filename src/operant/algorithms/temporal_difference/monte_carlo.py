@@ -39,21 +39,20 @@ from operant.algorithms.temporal_difference.episode import (
 )  # fmt: skip
 from operant.algorithms.temporal_difference.prediction import (
     Policy,
-    Prediction,
     act,
     may_be_counted,
     value,
     weights,
 )  # fmt: skip
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, Sampling, discount_of, finished
 from operant.core.errors import InputError
 from operant.core.random import Stream, stream
 from operant.mdp.simulator import current, reset, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Prediction):
+class Config(Sampling):
     alpha: float = 0.0
     """α: the step size; 0 = 1 / visits, for means of all returns."""
     visits: Literal["first", "every"] = "every"
@@ -77,7 +76,7 @@ class State:
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
     """Raises `InputError` for first visits and for means where states are known by features."""
-    w = weights(world, config)
+    w = weights(world, dataclasses.replace(config, alpha=config.alpha or 1.0))
     if config.visits not in ("first", "every"):
         raise InputError(f'visits is "first" or "every", not {config.visits!r}')
     if config.visits == "first" and world.features is not None:
@@ -119,7 +118,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
         while state.step < due:

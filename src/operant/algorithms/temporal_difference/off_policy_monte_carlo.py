@@ -32,7 +32,7 @@ from operant.algorithms.temporal_difference.episode import (
 )  # fmt: skip
 from operant.algorithms.temporal_difference.prediction import Policy, act, chance, covers, value
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, discount_of, finished
 from operant.core.errors import InputError
 from operant.core.random import Stream
 from operant.mdp.simulator import current, reset, step
@@ -124,7 +124,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
         while state.step < due:

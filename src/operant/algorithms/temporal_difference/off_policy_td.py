@@ -19,9 +19,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.algorithms.temporal_difference.prediction import Policy, Prediction, act, chance, covers, td_error, weights
+from operant.algorithms.temporal_difference.prediction import Policy, act, chance, covers, td_error, weights
 from operant.core.compiled import loop_on, njit_loop
-from operant.core.control import Metrics, finished
+from operant.core.control import Metrics, Sampling, discount_of, finished
 from operant.core.linear import Features
 from operant.core.random import Stream, stream
 from operant.core.traces import ACCUMULATING, Traces, fade, mark, spread, traces_of
@@ -29,7 +29,9 @@ from operant.mdp.simulator import current, reset, step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(Prediction):
+class Config(Sampling):
+    alpha: float = 0.1
+    """α: the step size; with features that of every weight."""
     lambda_: float = 0.0
     """λ: how long a trace lasts; 0 = one step."""
 
@@ -98,7 +100,7 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), config.discount(state.world)
+    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
     while state.step < config.steps:
         steps, episodes = config.until_report(state.step), int(state.world.place[2])
         run(

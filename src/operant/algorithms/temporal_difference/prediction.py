@@ -1,4 +1,4 @@
-"""What the algorithms that value a given policy share: policies to follow, settings, the TD error.
+"""What the algorithms that value a given policy share: policies to follow, checks, the TD error.
 
 A policy is a table [S, A] of the probabilities of each state's actions. A world that is no `Simulator` says itself what
 a policy does in it:
@@ -16,7 +16,7 @@ import numpy as np
 from numba.extending import overload
 from numpy.typing import NDArray
 
-from operant.core.control import REPORTS
+from operant.core.control import Sampling, discount_of
 from operant.core.errors import InputError
 from operant.core.features import Groups
 from operant.core.linear import Active, Features, value_of
@@ -29,30 +29,9 @@ Policy = NDArray[np.float64] | Callable[[Any], Any]
 """[S, A]: probabilities of the actions in their order; on an environment also a function of what is observed."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    steps: int = 100_000
-    """Steps in the world."""
-    alpha: float = 0.1
-    """α: the step size; with features that of every weight."""
-    gamma: float | None = None
-    """γ: the discount of a step; none = that of the model, or 0.99 where there is none."""
-    report_every: int = 0
-    """Steps between reports; 0 = a two-hundredth of the run."""
-
-    def until_report(self, step: int) -> int:
-        """Steps from `step` to the next report or the end."""
-        every = self.report_every or max(1, self.steps // REPORTS)
-        return min(every - step % every, self.steps - step)
-
-    def discount(self, world: Any) -> float:
-        """γ as it is set, else as the world has it, else 0.99."""
-        return float(getattr(world, "gamma", 0.99) if self.gamma is None else self.gamma)
-
-
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "steps": (lambda x: x >= 1, "a whole number, 1 or more"),
-    "alpha": (lambda x: 0 <= x < np.inf, "a number above 0"),
+    "alpha": (lambda x: 0 < x < np.inf, "a number above 0"),
     "beta": (lambda x: 0 < x < np.inf, "a number above 0"),
     "gamma": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
     "lambda_": (lambda x: 0 <= x <= 1, "a number from 0 to 1"),
@@ -62,9 +41,9 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 """What settings must be, and how to say it."""
 
 
-def weights(world: Any, config: Prediction) -> NDArray[np.float64]:
+def weights(world: Any, config: Sampling) -> NDArray[np.float64]:
     """w [X, 1], all 0: a value for each state or feature. Raises `InputError` for settings out of their range."""
-    for name, x in {**dataclasses.asdict(config), "gamma": config.discount(world)}.items():
+    for name, x in {**dataclasses.asdict(config), "gamma": discount_of(world, config)}.items():
         good, needed = RANGES.get(name, (lambda _: True, ""))
         if not good(x):
             raise InputError(f"{name} is {x}: give {needed}")

@@ -3,11 +3,12 @@
     .venv/bin/python benchmarks/q_learning.py                                  # three worlds, some minutes
     .venv/bin/python benchmarks/q_learning.py --worlds Taxi-v4 --repeats 9
 
-All three make the same update with the same α, γ and ε, from the same world with its time limit:
+All make the same update with the same α, γ and ε, from the same world with its time limit:
 
 - `compiled`     `operant.algorithms.temporal_difference.q_learning` on a `simulator` of the environment's own table
 - `environment`  the same loop on the environment itself
-- `python`       the loop that one writes with NumPy and Gymnasium, below
+- `python`       the loop that one writes with NumPy and Gymnasium, below: of equal actions it takes the first
+- `python_ties`  the same with random ties, as Operant has them; slower, and closer to what is learned otherwise
 
 They run in turn, `--repeats` times, in one process and with one thread, after a first turn that is not timed (numba
 compiles then). Ratios are taken turn by turn over `python`; median and range are given. That they learn the same is
@@ -47,7 +48,7 @@ Learner = Callable[[int, int], NDArray[np.float64]]
 """(steps, seed) -> the table."""
 
 
-def python(name: str) -> Learner:
+def python(name: str, ties: bool) -> Learner:
     def learn(steps: int, seed: int) -> NDArray[np.float64]:
         env: Any = gymnasium.make(name)
         q = np.zeros((env.observation_space.n, env.action_space.n))
@@ -56,8 +57,10 @@ def python(name: str) -> Learner:
         for _ in range(steps):
             if rng.random() < EPSILON:
                 action = int(rng.integers(actions))
-            else:
+            elif ties:
                 action = int(rng.choice(np.flatnonzero(q[state] == q[state].max())))
+            else:
+                action = int(np.argmax(q[state]))
             after, reward, terminated, truncated, _ = env.step(action)
             target = reward if terminated else reward + GAMMA * np.max(q[after])
             q[state, action] += ALPHA * (target - q[state, action])
@@ -109,9 +112,10 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     learners = {
         "compiled": operant(lambda seed: simulator(mdp, begin, seed, limit)),
         "environment": operant(lambda seed: World(name, seed)),
-        "python": python(name),
+        "python": python(name, ties=False),
+        "python_ties": python(name, ties=True),
     }
-    steps = {"compiled": args.compiled_steps, "environment": args.steps, "python": args.steps}
+    steps = {side: args.compiled_steps if side == "compiled" else args.steps for side in learners}
     for learner in learners.values():
         learner(1000, 0)
     rates: dict[str, list[float]] = {side: [] for side in learners}

@@ -568,6 +568,42 @@ def test_an_endless_episode_is_named(monkeypatch):
         learned(monte_carlo_control, simulator(paying(False), 0), steps=100_000)
 
 
+COMMON = {
+    "steps": 450,
+    "alpha": 0.3,
+    "alpha_power": 0.5,
+    "epsilon": 0.5,
+    "epsilon_end": 0.0,
+    "gamma": 0.5,
+    "initial": 1.0,
+}
+OWN: dict[ModuleType, dict[str, Any]] = {
+    q_learning: {},
+    double_q_learning: {},
+    sarsa: {},
+    expected_sarsa: {"target_epsilon": 0.9},
+    sarsa_lambda: {"lambda_": 0.2, "trace": "dutch"},
+    n_step_sarsa: {"n": 2, "expected": True},
+    monte_carlo_control: {"glie": False, "average": False, "first_visit": False},
+    dyna_q: {"planning_steps": 2},
+    prioritized_dyna: {"planning_steps": 2, "threshold": 0.3},
+}
+"""Another value for every setting."""
+
+
+@pytest.mark.parametrize("module", OWN, ids=lambda module: module.__name__.rpartition(".")[2])
+def test_every_setting_counts(module):
+    """Means of Monte Carlo have no α, and its ε = 1/k no ε; both are then looked at without."""
+    changes = {**COMMON, **OWN[module]}
+    assert {"report_every", *changes} == {field.name for field in dataclasses.fields(module.Config)}
+    plain = learned(module, simulator(slippery(), 0), steps=400)
+    for name, value in changes.items():
+        given = PLAIN if module is monte_carlo_control and name in COMMON else {}
+        before = learned(module, simulator(slippery(), 0), steps=400, **given) if given else plain
+        after = learned(module, simulator(slippery(), 0), **{"steps": 400, **given, name: value})
+        assert not np.array_equal(before.w, after.w), name
+
+
 def test_gamma_is_that_of_the_model_unless_given():
     world = simulator(paying(False), 0)
     assert learned(q_learning, world, steps=3000).w[0, 0] == pytest.approx(2.0)

@@ -1,5 +1,7 @@
 """Chapters 6, 8 and 10 with few runs: within standard errors of the reference, where broken learners are not."""
 
+import doctest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from operant.core.control import Rule, explore, rate
 from operant.core.linear import epsilon_greedy
 from operant.mdp.problems import cliff, dyna_maze, treasure_walk
 from operant.mdp.simulator import actions, current, reset, simulator, step
+
+PAGE = Path(__file__).parents[3] / "docs" / "textbook" / "control.md"
 
 
 def near(x: np.ndarray, reference: float, slack: float = 0.01) -> bool:
@@ -131,3 +135,9 @@ def test_values_are_wrong_where_ends_are_bootstrapped(module):
     right, wrong = found
     assert right[4] == pytest.approx(1.0, abs=1e-6)
     assert abs(wrong[4] - 1.9) < 1e-6
+
+
+def test_the_examples_on_the_page_are_true():
+    failed, tried = doctest.testfile(str(PAGE), module_relative=False)
+    assert tried > 4
+    assert failed == 0

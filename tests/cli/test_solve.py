@@ -202,7 +202,7 @@ BAD = [
     (["cliff", "--gamma", "-0.1"], "gamma is -0.1: give a number, 0 or more"),
     (["cliff", "--gamma", "nan"], "gamma is nan"),
     (["cliff", "--method", "value_iteration"], "gamma is 1, and value_iteration needs a discount below 1: take "),
-    (["baird", "--gamma", "1"], "gamma is 1 and from state 0 no end can be reached, whatever is done"),
+    (["recycling_robot", "--gamma", "1"], "gamma is 1 and from state 0 no end can be reached, whatever is done"),
     (["cliff", "--error", "-1"], "error is -1.0: give a number, 0 or more"),
     (["cliff", "--threads", "4096"], "threads is 4096: this machine has "),
 ]  # fmt: skip

@@ -37,8 +37,8 @@ def certify_episodic(
     paid = np.abs(mdp.reward).max(initial=0.0)
 
     def rounding(v: NDArray[np.float64]) -> float:
-        """How wrong v - T v may be."""
-        return float(unit * (paid + 2 * np.abs(v).max(initial=0.0)))
+        """How wrong v - T v may be; more than 0 even where nothing is paid."""
+        return float(unit * max(paid + 2 * np.abs(v).max(initial=0.0), 1e-150))
 
     optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
     after = mdp.matrix()[greedy[going]] @ steps
@@ -106,10 +106,10 @@ def endless() -> InputError:
     )
 
 
-def rows_toward_ends(mdp: MDP) -> NDArray[np.int64]:
+def rows_toward_ends(mdp: MDP, label: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """[S]: for each state a row that may lead one step closer to an end; -1 at ends.
 
-    Raises `InputError` for a state from which no end can be reached.
+    Raises `InputError` for a state from which no end can be reached, by the number of which `label` makes its own.
     """
     matrix, state = mdp.matrix() > 0, mdp.row_states()
     found, reached = np.full(mdp.states, -1), mdp.end.copy()
@@ -121,8 +121,9 @@ def rows_toward_ends(mdp: MDP) -> NDArray[np.int64]:
         found[state[rows]] = rows
         reached[state[rows]] = True
     if not reached.all():
+        lost = int(np.argmin(reached if label is None else reached[label]))
         raise InputError(
-            f"gamma is 1 and from state {int(np.argmin(reached))} no end can be reached, whatever is done: its value "
+            f"gamma is 1 and from state {lost} no end can be reached, whatever is done: its value "
             "is no finite number. Give a discount below 1, or an end"
         )
     return found

@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from operant.core.errors import InputError
 from operant.mdp.backup import optimal_backup
-from operant.mdp.episodic import EPSILON, certify_episodic, require_loss, slowest_steps, unit_of_rounding
+from operant.mdp.episodic import (
+    EPSILON,
+    certify_episodic,
+    require_loss,
+    rows_toward_ends,
+    slowest_steps,
+    unit_of_rounding,
+)
+from operant.mdp.free_loops import Merged, expand, merge_free_loops
 from operant.mdp.model import MDP
 
 Metrics = dict[str, float]
@@ -58,21 +66,30 @@ class State:
     value: NDArray[np.float64]
     result: Solution | None = dataclasses.field(default=None, metadata={"saved": False})
     step: int = 0
+    merged: Merged | None = dataclasses.field(default=None, metadata={"saved": False})
+    """How `mdp` comes from the model that was given, where free loops were merged."""
 
 
 def begin(mdp: MDP, value: NDArray[np.float64] | None) -> State:
-    """From `value`, or from what one step pays at most. Raises `InputError` for values of another model."""
-    if value is None:
-        start, acting = np.zeros(mdp.states), np.flatnonzero(np.diff(mdp.first))
-        start[acting] = np.maximum.reduceat(mdp.reward, mdp.first[acting]) if len(acting) else 0.0
-    else:
-        start = np.array(value, dtype=np.float64)
-    if start.shape != (mdp.states,) or not np.isfinite(start).all():
+    """From `value`, or from what one step pays at most. Without a discount, states in free loops become one.
+
+    Raises `InputError` for values of another model, and if γ = 1 and from some state no end can be reached.
+    """
+    if value is not None and (np.shape(value) != (mdp.states,) or not np.isfinite(value).all()):
         raise InputError(
-            f"the values to start from have the shape {start.shape}; give {mdp.states} finite numbers, one a state"
+            f"the values to start from have the shape {np.shape(value)}; give {mdp.states} finite numbers, one a state"
         )
-    start[mdp.end] = 0.0
-    return State(mdp, start)
+    merged = merge_free_loops(mdp) if mdp.gamma == 1 else None
+    if merged is not None:
+        mdp, value = merged.mdp, None
+    if mdp.gamma == 1:
+        rows_toward_ends(mdp, merged and merged.label)
+    start, acting = np.zeros(mdp.states), np.flatnonzero(np.diff(mdp.first))
+    if value is not None:
+        start[acting] = value[acting]
+    elif len(acting):
+        start[acting] = np.maximum.reduceat(mdp.reward, mdp.first[acting])
+    return State(mdp, start, merged=merged)
 
 
 def require_discount(mdp: MDP) -> None:
@@ -124,7 +141,7 @@ def prove(
     """
     if mdp.gamma < 1:
         shift, error = certify(mdp, value, out, greedy)
-        return np.where(mdp.end, 0.0, out + shift), error
+        return shifted(mdp, out, shift), error
     optimal_backup(mdp.rows, 1.0, value, out, greedy)
     steps = slowest_steps(mdp, value, greedy)
     if not np.isfinite(steps).all():
@@ -132,20 +149,27 @@ def prove(
     return certify_episodic(mdp, value, steps)
 
 
+def shifted(mdp: MDP, value: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Every value but those of ends moved by as much."""
+    return np.where(mdp.end, 0.0, value + shift)
+
+
 def solution(
     mdp: MDP,
     value: NDArray[np.float64],
     greedy: NDArray[np.int64],
-    shift: float,
     error: float,
     wanted: float,
     sweeps: float,
     started: float,
+    merged: Merged | None = None,
 ) -> Solution:
-    """The answer after a certifying sweep."""
-    answer = np.where(mdp.end, 0.0, value + shift)
-    policy = np.where(greedy >= 0, mdp.action[greedy], -1).astype(np.int64) if len(mdp.action) else greedy.copy()
-    return Solution(answer, policy, error, error <= wanted, math.ceil(sweeps), time.perf_counter() - started)
+    """The answer, for the model that `mdp` was `merged` from."""
+    if merged is not None:
+        value, policy = expand(merged, value, greedy)
+    else:
+        policy = np.where(greedy >= 0, mdp.action[greedy], -1).astype(np.int64) if len(mdp.action) else greedy.copy()
+    return Solution(value, policy, error, error <= wanted, math.ceil(sweeps), time.perf_counter() - started)
 
 
 def answer(state: Any, steps: Iterator[Metrics]) -> Solution:

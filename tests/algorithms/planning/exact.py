@@ -1,10 +1,12 @@
 """The optimum in rational arithmetic, by policy iteration with no rounding anywhere."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
 
-from operant.mdp.model import MDP
+from operant.mdp.chain import MarkovRewardProcess, policy_reward_process
+from operant.mdp.model import MDP, from_transitions
 
 
 def exact_optimum(mdp: MDP, first: np.ndarray | None = None) -> list[Fraction]:
@@ -62,8 +64,6 @@ def _evaluate(rows: list, policy: list[int], gamma: Fraction) -> list[Fraction]:
 
 def random_model(generator: np.random.Generator, gamma: float, states: int = 5, actions: int = 3) -> MDP:
     """A sparse model with rewards of any sign; half of them have an end, many have states that never meet."""
-    from operant.mdp.model import from_transitions
-
     ends = [states - 1] if generator.random() < 0.5 else []
     table = []
     for s in range(states):
@@ -78,8 +78,6 @@ def random_model(generator: np.random.Generator, gamma: float, states: int = 5, 
 
 def random_episodic_model(generator: np.random.Generator, states: int = 6, actions: int = 3) -> MDP:
     """γ = 1: in each state some action leads on towards the end; others may circle for ever, and lose by it."""
-    from operant.mdp.model import from_transitions
-
     table = []
     for s in range(states - 1):
         for a in range(actions):
@@ -95,3 +93,34 @@ def random_episodic_model(generator: np.random.Generator, states: int = 6, actio
                 lost = -float(generator.exponential() + 0.1)
                 table += [(s, a, int(t), float(x), lost) for t, x in zip(after, p, strict=True)]
     return from_transitions(*zip(*table, strict=True), 1.0, states, [states - 1])  # pyright: ignore
+
+
+def random_reaching_model(generator: np.random.Generator, states: int = 6, actions: int = 2) -> MDP:
+    """γ = 1: entering the last state pays 1, entering the one before it pays 0, both are ends; all else is free."""
+    table = []
+    for s in range(states - 2):
+        for a in range(actions):
+            after = generator.choice(states, size=generator.integers(1, 3), replace=False)
+            p = generator.dirichlet(np.ones(len(after)))
+            table += [(s, a, int(t), float(x), float(t == states - 1)) for t, x in zip(after, p, strict=True)]
+        table.append((s, actions, states - 2, 0.5, 0.0))
+        table.append((s, actions, int(generator.integers(s + 1)), 0.5, 0.0))
+    return from_transitions(*zip(*table, strict=True), 1.0, states, [states - 2, states - 1])  # pyright: ignore
+
+
+def chance_of_reward(process: MarkovRewardProcess) -> np.ndarray:
+    """[S]: the sum of all rewards in 2^14 steps, by doubling; going round for ever pays nothing."""
+    going = ~np.asarray(process.end)
+    value, moves = process.reward * going, process.chain.transition.toarray() * going[:, None]
+    for _ in range(14):
+        value, moves = value + moves @ value, moves @ moves
+    return value
+
+
+def best_of_all_policies(mdp: MDP) -> np.ndarray:
+    """[S]: the most that any policy is worth in each state."""
+    choices = [range(max(n, 1)) for n in np.diff(mdp.first)]
+    best = np.zeros(mdp.states)
+    for policy in itertools.product(*choices):
+        best = np.maximum(best, chance_of_reward(policy_reward_process(mdp, np.array(policy))))
+    return best

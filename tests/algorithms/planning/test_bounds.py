@@ -14,9 +14,18 @@ from operant.algorithms.planning import (
 )
 from operant.core.errors import InputError
 from operant.mdp import problems
+from operant.mdp.chain import policy_reward_process
+from operant.mdp.free_loops import merge_free_loops
 from operant.mdp.model import from_transitions
 
-from .exact import exact_optimum, random_episodic_model, random_model
+from .exact import (
+    best_of_all_policies,
+    chance_of_reward,
+    exact_optimum,
+    random_episodic_model,
+    random_model,
+    random_reaching_model,
+)
 
 DISCOUNTED = [value_iteration, modified_policy_iteration]
 IN_PLACE = [gauss_seidel, prioritized_sweeping]
@@ -117,12 +126,24 @@ def test_without_a_discount_the_optimum_lies_within_the_error_too(solver: Module
 
 
 @pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
-@pytest.mark.parametrize("loop", [0.0, 1.0])
-def test_going_on_for_ever_without_a_loss_is_refused(solver: ModuleType, loop: float):
-    """From 0 one may end for -1 or stay for `loop`."""
-    mdp = from_transitions([0, 0], [0, 1], [1, 0], [1.0, 1.0], [-1.0, loop], 1.0, ends=[1])
+@pytest.mark.parametrize("loop", [(1.0, 1.0), (1.0, -1.0)])
+def test_going_on_for_ever_without_a_loss_is_refused(solver: ModuleType, loop: tuple[float, float]):
+    """Between 0 and 1 one may go to and fro for what `loop` pays, or end for -1."""
+    mdp = from_transitions([0, 0, 1], [0, 1, 0], [2, 1, 0], [1.0] * 3, [-1.0, *loop], 1.0, ends=[2])
     with pytest.raises(InputError, match="can go on for ever without losing"):
         solver.solve(mdp)
+
+
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
+def test_staying_for_ever_at_no_cost_is_worth_nothing(solver: ModuleType):
+    """From 0 and 1 one may go to and fro for nothing; 0 can end for -1, and 1 for what is given."""
+    for paid, due, policy in ((-2.0, 0.0, [1, 0, -1]), (3.0, 3.0, [1, 1, -1])):
+        mdp = from_transitions(
+            [0, 0, 1, 1], [0, 1, 0, 1], [2, 1, 0, 2], [1.0] * 4, [-1.0, 0.0, 0.0, paid], 1.0, ends=[2]
+        )
+        found = solver.solve(mdp)
+        assert np.abs(found.value - [due, due, 0.0]).max() <= found.error <= 1e-6
+        assert found.policy.tolist() == policy
 
 
 @pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
@@ -130,6 +151,22 @@ def test_without_a_discount_an_end_must_be_in_reach(solver: ModuleType):
     mdp = from_transitions([0, 1], [0, 0], [0, 2], [1.0, 1.0], [-1.0, -1.0], 1.0, ends=[2])
     with pytest.raises(InputError, match="from state 0 no end can be reached, whatever is done"):
         solver.solve(mdp)
+
+
+@pytest.mark.parametrize("solver", [policy_iteration, *IN_PLACE])
+def test_free_loops_hide_nothing(solver: ModuleType):
+    """Reaching one end of two in a random model where nothing else is paid, against the best of all policies."""
+    generator = np.random.default_rng(0)
+    merged = 0
+    for _ in range(60):
+        mdp = random_reaching_model(generator)
+        merged += merge_free_loops(mdp) is not None
+        found = solver.solve(mdp)
+        assert found.reached
+        assert np.abs(found.value - best_of_all_policies(mdp)).max() <= found.error + 1e-9
+        reached = policy_reward_process(mdp, found.policy)
+        assert np.abs(chance_of_reward(reached) - found.value).max() <= 2 * found.error + 1e-9
+    assert merged > 30
 
 
 @pytest.mark.parametrize(

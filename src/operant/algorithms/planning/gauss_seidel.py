@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.mdp.backup import gauss_seidel_backup
-from operant.mdp.episodic import endless, rows_toward_ends
+from operant.mdp.episodic import endless
 from operant.mdp.model import MDP
 from operant.mdp.solution import Metrics, Solution, State, answer, begin, prove, solution, unchanged
 
@@ -36,8 +36,6 @@ def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
 
     Raises InputError if γ = 1 and from some state no end can be reached.
     """
-    if mdp.gamma == 1:
-        rows_toward_ends(mdp)
     return begin(mdp, value)
 
 
@@ -62,7 +60,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
             if still and error == np.inf:
                 raise endless()
             if error <= config.error or still or over:
-                state.result = solution(mdp, value, greedy, 0.0, error, config.error, state.step + 1, started)
+                state.result = solution(mdp, value, greedy, error, config.error, state.step + 1, started, state.merged)
             elif mdp.gamma < 1:
                 state.value = value
             enough = min(enough, change / 10)

@@ -28,6 +28,7 @@ from operant.mdp.solution import (
     certify,
     only_rounding,
     require_discount,
+    shifted,
     solution,
 )
 
@@ -71,7 +72,8 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
             stuck = error >= before and only_rounding(mdp, state.value, error)
             if error <= config.error or stuck or state.step >= config.max_improvements:
                 sweeps = state.step + share * evaluations
-                state.result = solution(mdp, state.value, greedy, shift, error, config.error, sweeps, started)
+                best = shifted(mdp, state.value, shift)
+                state.result = solution(mdp, best, greedy, error, config.error, sweeps, started)
                 return
             before = error
             new = choose_rows(mdp.rows, greedy, held, room)

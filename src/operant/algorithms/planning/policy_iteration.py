@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from operant.mdp.backup import optimal_backup
 from operant.mdp.chain import policy_reward_process
 from operant.mdp.episodic import certify_episodic, endless, rows_toward_ends, slowest_steps
+from operant.mdp.free_loops import Merged, merge_free_loops
 from operant.mdp.model import MDP
-from operant.mdp.solution import Metrics, Solution, answer, certify, solution
+from operant.mdp.solution import Metrics, Solution, answer, certify, shifted, solution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +40,18 @@ class State:
     """[S]: the row that the policy chooses in each state, -1 at ends."""
     result: Solution | None = dataclasses.field(default=None, metadata={"saved": False})
     step: int = 0
+    merged: Merged | None = dataclasses.field(default=None, metadata={"saved": False})
+    """How `mdp` comes from the model that was given, where free loops were merged."""
 
 
 def init(mdp: MDP) -> State:
     """Raises InputError if γ = 1 and from some state no end can be reached."""
-    return State(mdp, rows_toward_ends(mdp) if mdp.gamma == 1 else np.where(mdp.end, -1, mdp.first[:-1]))
+    if mdp.gamma < 1:
+        return State(mdp, np.where(mdp.end, -1, mdp.first[:-1]))
+    merged = merge_free_loops(mdp)
+    if merged is None:
+        return State(mdp, rows_toward_ends(mdp))
+    return State(merged.mdp, rows_toward_ends(merged.mdp, merged.label), merged=merged)
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
@@ -69,13 +77,13 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         state.rows = np.where(better, greedy, state.rows)
     if mdp.gamma < 1:
         shift, error = certify(mdp, value, out, greedy)
-        answer = out
+        value = shifted(mdp, out, shift)
     else:
-        (answer, error), shift = certify_episodic(mdp, value, slowest_steps(mdp, value, state.rows)), 0.0
+        value, error = certify_episodic(mdp, value, slowest_steps(mdp, value, state.rows))
         greedy = state.rows
         if error == np.inf:
             raise endless()
-    state.result = solution(mdp, answer, greedy, shift, error, config.error, state.step + 1, started)
+    state.result = solution(mdp, value, greedy, error, config.error, state.step + 1, started, state.merged)
 
 
 def solve(mdp: MDP, config: Config | None = None) -> Solution:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.mdp.backup import NONE, optimal_backup
-from operant.mdp.episodic import endless, rows_toward_ends
+from operant.mdp.episodic import endless
 from operant.mdp.model import MDP
 from operant.mdp.priority import predecessors, prioritized_backups, queue, refill
 from operant.mdp.solution import Metrics, Solution, State, answer, begin, prove, solution, unchanged
@@ -37,8 +37,6 @@ def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
 
     Raises InputError if γ = 1 and from some state no end can be reached.
     """
-    if mdp.gamma == 1:
-        rows_toward_ends(mdp)
     return begin(mdp, value)
 
 
@@ -70,7 +68,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
             raise endless()
         if error <= config.error or still or state.step >= config.max_sweeps - 1:
             sweeps = backups / mdp.states + 2
-            state.result = solution(mdp, value, greedy, 0.0, error, config.error, sweeps, started)
+            state.result = solution(mdp, value, greedy, error, config.error, sweeps, started, state.merged)
         elif mdp.gamma < 1:
             state.value = value
         if waiting.size[0] == 0:

@@ -28,6 +28,7 @@ from operant.mdp.solution import (
     half_span,
     only_rounding,
     require_discount,
+    shifted,
     solution,
 )
 
@@ -68,7 +69,8 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
                 state.value, out = out, state.value
                 state.step += 1
                 if error <= config.error or stuck or state.step >= config.max_sweeps - 1:
-                    state.result = solution(mdp, state.value, greedy, shift, error, config.error, state.step, started)
+                    best = shifted(mdp, state.value, shift)
+                    state.result = solution(mdp, best, greedy, error, config.error, state.step, started)
                 yield {"bound/error": error, "bound/largest_change": max(abs(low), abs(high))}
 
 

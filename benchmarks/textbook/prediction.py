@@ -404,21 +404,21 @@ def draw(folder: Path) -> None:
 
 
 def draw_blackjack(runs: int = 100) -> Figure:
-    (axes,) = _panels(1)
+    page, (axes,) = _panels(1)
     for sampling in ("ordinary", "weighted"):
         error = ((blackjack_values(sampling, runs) - STATE_VALUE) ** 2).mean(0)
         axes.plot(np.arange(1, len(error) + 1), error, linewidth=1.3, label=f"{sampling} importance sampling")
     axes.set_xscale("log")
     axes.set_ylim(0, 5)
     _finish(axes, "episodes", f"mean squared error, {runs} runs")
-    return axes.figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 def draw_short_walk(runs: int = 1000) -> Figure:
-    left, middle, right = _panels(3)
+    page, (left, middle, right) = _panels(3)
     found = values(short_walk(), td, td.Config(alpha=0.1), 100, 1, 0.5)
     for n in (1, 10, 100):
-        left.plot(range(1, 6), found[n - 1, 1:-1], marker="o", markersize=3, linewidth=1, label=f"after {n}")
+        left.plot(range(1, 6), found[n - 1, 1:-1], marker="o", markersize=3, linewidth=1, label=f"after {n} episodes")
     left.plot(range(1, 6), short_walk().true, "k--", linewidth=1, label="true")
     left.set_xticks(range(1, 6), "ABCDE")
     _finish(left, "state", "value, one run of TD(0), α = 0.1")
@@ -435,11 +435,11 @@ def draw_short_walk(runs: int = 1000) -> Figure:
         right.plot(range(1, 101), batch_errors(module, 300).mean(0), style, color="C0", linewidth=1.3, label=name)
     right.set_ylim(0, 0.25)
     _finish(right, "episodes", "root of squared error, 300 runs")
-    return left.figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 def draw_sweeps(figure: str, runs: int = 100) -> Figure:
-    (axes,) = _panels(1)
+    page, (axes,) = _panels(1)
     drawn = [sweep for sweep in SWEEPS if sweep.figure == figure]
     for i, sweep in enumerate(drawn):
         error = np.array([first_ten(sweep, alpha, runs).mean() for alpha in STEP_SIZES])
@@ -452,11 +452,11 @@ def draw_sweeps(figure: str, runs: int = 100) -> Figure:
     axes.set_ylim(0.25, 0.55)
     _finish(axes, "α", f"root of squared error, first 10 episodes, {runs} runs")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return axes.figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 def draw_long_walk() -> Figure:
-    panels = _panels(2)
+    page, panels = _panels(2)
     for axes, name, module, alpha in zip(
         panels,
         ("gradient Monte Carlo", "semi-gradient TD"),
@@ -467,11 +467,11 @@ def draw_long_walk() -> Figure:
         axes.plot(range(1, 1001), long_walk().true, "k--", linewidth=1, label="true")
         axes.step(range(1, 1001), grouped(module, alpha), linewidth=1.3, label=name)
         _finish(axes, "state", "value after 100,000 episodes")
-    return panels[0].figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 def draw_bases(runs: int = 10, episodes: int = 5000) -> Figure:
-    (axes,) = _panels(1)
+    page, (axes,) = _panels(1)
     for make, name, alpha, style in ((polynomial, "polynomial", 1e-4, ":"), (fourier, "Fourier", 5e-5, "-")):
         for i, order in enumerate((5, 10, 20)):
             options = {} if make is polynomial else {"scaled": False}
@@ -481,16 +481,17 @@ def draw_bases(runs: int = 10, episodes: int = 5000) -> Figure:
             for seed in range(runs):
                 w = values(long_walk(), monte_carlo, monte_carlo.Config(alpha=alpha), episodes, seed, features=features)
                 error += value_error(w @ table.T) / runs
+            shown = slice(None, None, 25)
             axes.plot(
-                range(1, episodes + 1), error, style, color=f"C{i}", linewidth=1.3, label=f"{name}, order {order}"
+                np.arange(episodes)[shown] + 1, error[shown], style, color=f"C{i}", label=f"{name}, order {order}"
             )
     axes.set_ylim(0, 0.4)
     _finish(axes, "episodes", f"root of VE, {runs} runs")
-    return axes.figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 def draw_baird(runs: int = 200) -> Figure:
-    left, middle, right = _panels(3)
+    page, (left, middle, right) = _panels(3)
     steps = np.arange(10, 1001, 10)
     for axes, module, config, name in (
         (left, off_policy_td, SEMI_GRADIENT, "semi-gradient off-policy TD"),
@@ -514,15 +515,15 @@ def draw_baird(runs: int = 200) -> Figure:
     right.set_yscale("log")
     right.set_ylim(1e-2, 1e3)
     _finish(right, "steps", f"root of VE, median of {runs} runs")
-    return left.figure  # pyright: ignore[reportReturnType]
+    return page
 
 
 LABELS = {0: "w of states 0 to 5", 6: "w of state 6", 7: "w of all"}
 
 
-def _panels(count: int) -> list[Axes]:
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
     page = Figure(figsize=(7.2, 3.8) if count == 1 else (4.2 * count, 3.6), layout="constrained")
-    return [page.add_subplot(1, count, i + 1) for i in range(count)]
+    return page, [page.add_subplot(1, count, i + 1) for i in range(count)]
 
 
 def _finish(axes: Axes, x: str, y: str) -> None:

@@ -41,7 +41,9 @@ class Tiles(NamedTuple):
 
     def __call__(self, observation: Any) -> Active:
         index = np.empty(len(self.shift), dtype=np.int64)
-        place_tiles(self, _point(observation, self.low), index)
+        x = _point(observation, self.low)
+        if not place_tiles(self.low, self.span, self.across, self.shift, x, index):
+            raise _no_point(x, self.low)
         return Active(index, np.ones(len(index)))
 
 
@@ -63,7 +65,9 @@ class Basis(NamedTuple):
 
     def __call__(self, observation: Any) -> Active:
         weight = np.empty(len(self.table))
-        evaluate_basis(self, _point(observation, self.low), weight)
+        x = _point(observation, self.low)
+        if not evaluate_basis(self.kind, self.low, self.span, self.table, self.scale, x, weight):
+            raise _no_point(x, self.low)
         return Active(np.arange(len(weight)), weight)
 
 
@@ -154,35 +158,58 @@ def matrix(features: Active, size: int) -> NDArray[np.float64]:
 
 
 @numba.njit(cache=True)
-def place_tiles(tiles: Tiles, x: NDArray[np.float64], index: NDArray[np.int64]) -> None:
-    """index[i] = the active tile of tiling i, for an observation [d]."""
-    for i in range(len(tiles.shift)):
+def place_tiles(
+    low: NDArray[np.float64],
+    span: NDArray[np.float64],
+    across: NDArray[np.int64],
+    shift: NDArray[np.float64],
+    x: NDArray[np.float64],
+    index: NDArray[np.int64],
+) -> bool:
+    """index[i] = the active tile of tiling i, for an observation [d]; False if that is no point."""
+    for j in range(len(x)):
+        if np.isnan(x[j]):
+            return False
+    for i in range(len(shift)):
         at = i
-        for j in range(len(x)):
-            inside = min(max((x[j] - tiles.low[j]) / tiles.span[j], 0.0), 1.0)
-            at = at * (tiles.across[j] + 1) + int(inside * tiles.across[j] + tiles.shift[i, j])
+        for j in range(len(low)):
+            inside = min(max((x[j] - low[j]) / span[j], 0.0), 1.0)
+            at = at * (across[j] + 1) + int(inside * across[j] + shift[i, j])
         index[i] = at
+    return True
 
 
 @numba.njit(cache=True)
-def evaluate_basis(basis: Basis, x: NDArray[np.float64], weight: NDArray[np.float64]) -> None:
-    """weight[i] = feature i of an observation [d]."""
+def evaluate_basis(
+    kind: int,
+    low: NDArray[np.float64],
+    span: NDArray[np.float64],
+    table: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    x: NDArray[np.float64],
+    weight: NDArray[np.float64],
+) -> bool:
+    """weight[i] = feature i of an observation [d]; False if that is no point."""
+    for j in range(len(x)):
+        if np.isnan(x[j]):
+            return False
     for i in range(len(weight)):
-        value = 1.0 if basis.kind == POLYNOMIAL else 0.0
-        for j in range(len(x)):
-            inside = min(max((x[j] - basis.low[j]) / basis.span[j], 0.0), 1.0)
-            if basis.kind == POLYNOMIAL:
-                value *= inside ** basis.table[i, j]
-            elif basis.kind == FOURIER:
-                value += inside * basis.table[i, j]
+        value = 1.0 if kind == POLYNOMIAL else 0.0
+        for j in range(len(low)):
+            inside = min(max((x[j] - low[j]) / span[j], 0.0), 1.0)
+            if kind == POLYNOMIAL:
+                value *= inside ** table[i, j]
+            elif kind == FOURIER:
+                value += inside * table[i, j]
             else:
-                value += (inside - basis.table[i, j]) ** 2
-        if basis.kind == POLYNOMIAL:
-            weight[i] = basis.scale[i] * value
-        elif basis.kind == FOURIER:
-            weight[i] = basis.scale[i] * np.cos(np.pi * value)
+                value += (inside - table[i, j]) ** 2
+        if kind == POLYNOMIAL:
+            weight[i] = scale[i] * value
+        elif kind == FOURIER:
+            weight[i] = scale[i] * np.cos(np.pi * value)
         else:
-            weight[i] = np.exp(basis.scale[i] * value)
+            weight[i] = np.exp(scale[i] * value)
+    return True
 
 
 def _box(low: Numbers, high: Numbers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -205,6 +232,10 @@ def _lattice(dimensions: int, order: int) -> NDArray[np.float64]:
 
 def _point(observation: Any, low: NDArray[np.float64]) -> NDArray[np.float64]:
     x = np.asarray(observation, dtype=np.float64).reshape(-1)
-    if len(x) != len(low) or np.isnan(x).any():
-        raise InputError(f"the observation is {x.tolist()}; these features are of {len(low)} numbers")
+    if len(x) != len(low):
+        raise _no_point(x, low)
     return x
+
+
+def _no_point(x: NDArray[np.float64], low: NDArray[np.float64]) -> InputError:
+    return InputError(f"the observation is {x.tolist()}; these features are of {len(low)} numbers")

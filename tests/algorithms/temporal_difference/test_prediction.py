@@ -22,7 +22,7 @@ from operant.algorithms.temporal_difference import (
     td,
     td_lambda,
 )
-from operant.algorithms.temporal_difference.prediction import policy_table, values
+from operant.algorithms.temporal_difference.prediction import covers, policy_table, values
 from operant.core.errors import InputError
 from operant.core.features import aggregation, of_states, tiles
 from operant.core.linear import Active
@@ -305,7 +305,7 @@ class TestPolicies:
         with pytest.raises(InputError, match=r"in state 1 the policy takes action 0 with probability 0\.3"):
             off_policy_td.init(world, TARGET, np.array([[0.5, 0.5], [0, 1], [0.5, 0.5]]), off_policy_td.Config())
         with pytest.raises(InputError, match="the policies have the shapes"):
-            off_policy_td.init(world, TARGET, np.ones((3, 1)), off_policy_td.Config())
+            covers(TARGET, np.ones((3, 1)))
 
     def test_actions_are_drawn_with_their_probabilities(self):
         mdp = jumping_grid()
@@ -320,6 +320,34 @@ class TestPolicies:
 
 
 class TestRefused:
+    @every
+    def test_policies_that_are_none_here(self, module, config):
+        world, off = simulator(MODEL, 0), module in OFF_POLICY
+        for wrong, message in (
+            (np.full((3, 3), 1 / 3), r"the policy has the shape \(3, 3\); for this model it is a table \(3, 2\)"),
+            (np.full((4, 2), 1 / 2), r"the policy has the shape \(4, 2\)"),
+            (np.array([[0.5, 0.5], [0.5, 0.4], [0, 0]]), r"in state 1 has the probabilities \[0\.5, 0\.4\]"),
+            (np.array([[0.5, 0.5], [1.5, -0.5], [0, 0]]), r"in state 1 has the probabilities \[1\.5, -0\.5\]"),
+            (np.array([[0.5, np.nan], [0.5, 0.5], [0, 0]]), "in state 0 has the probabilities"),
+            (lambda seen: [0.5, 0.5], "the policy is a function"),
+        ):
+            with pytest.raises(InputError, match=message):
+                module.init(world, *((TARGET, wrong) if off else (wrong,)), config)
+
+    @pytest.mark.parametrize("module", [monte_carlo, lambda_return, least_squares_monte_carlo, off_policy_monte_carlo])
+    def test_waiting_for_an_end_that_there_is_not(self, module):
+        grid, policy = jumping_grid(), np.full((25, 4), 0.25)
+        policies = (policy, policy) if module in OFF_POLICY else (policy,)
+        with pytest.raises(InputError, match="the model has no end"):
+            module.init(simulator(grid, 0), *policies, ALL[module])
+        module.init(simulator(grid, 0, limit=10), *policies, ALL[module])
+
+    def test_a_function_that_gives_other_probabilities(self):
+        world = World("MountainCar-v0", features=tiles([-1.2, -0.07], [0.6, 0.07]))
+        state = td.init(world, lambda seen: [0.5, 0.5], td.Config())
+        with pytest.raises(InputError, match=r"probabilities of the shape \(2,\): give 3, one an action"):
+            next(td.train(state, td.Config()))
+
     @pytest.mark.parametrize("module", [monte_carlo, off_policy_monte_carlo])
     def test_visits_need_states(self, module):
         with pytest.raises(InputError, match="features do not say which state"):

@@ -1,6 +1,8 @@
 """Sutton and Barto's figures in short, and twins that are broken on purpose, which miss them."""
 
 import dataclasses
+import doctest
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from operant.mdp import problems
 from operant.mdp.chain import policy_reward_process
 from operant.mdp.model import from_transitions
 from operant.mdp.simulator import simulator
+
+PAGE = Path(__file__).parents[3] / "docs" / "textbook" / "prediction.md"
 
 
 def wrong(rows) -> list[str]:
@@ -128,9 +132,7 @@ class TestBaird:
 
 def test_ordinary_importance_sampling_of_a_loop_does_not_settle():
     """Example 5.5: all episodes of π pay 1, b leaves the loop half the time; weighted is 1 at once, ordinary is not."""
-    loop = from_transitions(
-        [0, 0, 0], [0, 0, 1], [0, 1, 2], [0.9, 0.1, 1.0], [0.0, 1.0, 0.0], 1.0, ends=[1, 2]
-    )
+    loop = from_transitions([0, 0, 0], [0, 0, 1], [0, 1, 2], [0.9, 0.1, 1.0], [0.0, 1.0, 0.0], 1.0, ends=[1, 2])
     target, behaviour = np.tile([1.0, 0.0], (3, 1)), np.full((3, 2), 0.5)
     ends = {}
     for sampling in ("ordinary", "weighted"):
@@ -143,3 +145,7 @@ def test_ordinary_importance_sampling_of_a_loop_does_not_settle():
         ends[sampling] = np.array(found)
     np.testing.assert_allclose(ends["weighted"], 1.0)
     assert np.abs(ends["ordinary"] - 1).max() > 0.2
+
+
+def test_examples_of_the_page():
+    assert doctest.testfile(str(PAGE), module_relative=False) == (0, 60)

@@ -62,8 +62,8 @@ class State:
 
 def init(world: Any, policy: Policy, behaviour: Policy, config: Config, seed: int = 0) -> State:
     """`policy` is valued, `behaviour` acts. Raises `InputError` where that one leaves out what the other does."""
+    w = weights(world, config, policy, behaviour)
     covers(policy, behaviour)
-    w = weights(world, config)
     return State(world, policy, behaviour, w, np.zeros_like(w), np.zeros(1), stream(seed, 1))
 
 

@@ -8,8 +8,9 @@ from numba import types
 from numba.extending import overload
 from numpy.typing import NDArray
 
+from operant.core.errors import InputError
 from operant.core.linear import Active, Features, add_to, toward, value_of
-from operant.mdp.simulator import current
+from operant.mdp.simulator import Simulator, current
 
 
 class Episode(NamedTuple):
@@ -50,6 +51,12 @@ def episode(world: Any, room: int = 1000) -> Episode:
     if isinstance(x, Active):
         memory = Active(np.zeros((room, len(x.index)), dtype=np.int64), np.zeros((room, len(x.index))))
     return Episode(memory, np.zeros(room), np.zeros(room), np.zeros(room), np.zeros(2, dtype=np.int64))
+
+
+def must_end(world: Any) -> None:
+    """Raise `InputError` for a model in which no episode can end: who waits for an end would learn nothing."""
+    if isinstance(world, Simulator) and not world.limit and not world.end.any():
+        raise InputError("the model has no end, and these values wait for one: give the simulator a limit, or use TD")
 
 
 def keep(memory: Any, t: int | np.integer, x: Features) -> None:

@@ -65,8 +65,8 @@ def init(world: Any, policy: Policy, behaviour: Policy, config: Config, seed: in
     """`policy` is valued, `behaviour` acts. Raises `InputError` where that one leaves out what the other does."""
     if config.rule not in RULES:
         raise InputError(f"rule is {config.rule!r}: give one of {', '.join(RULES)}")
+    w = weights(world, config, policy, behaviour)
     covers(policy, behaviour)
-    w = weights(world, config)
     return State(world, policy, behaviour, w, np.zeros_like(w), stream(seed, 1))
 
 

@@ -19,7 +19,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.algorithms.temporal_difference.episode import Episode, episode, forget, kept, record, toward_targets
+from operant.algorithms.temporal_difference.episode import (
+    Episode,
+    episode,
+    forget,
+    kept,
+    must_end,
+    record,
+    toward_targets,
+)
 from operant.algorithms.temporal_difference.prediction import Policy, act, value, weights
 from operant.core.compiled import loop_on, njit_loop
 from operant.core.control import Metrics, Sampling, discount_of, finished
@@ -47,7 +55,8 @@ class State:
 
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
-    return State(world, policy, weights(world, config), episode(world), stream(seed, 1))
+    must_end(world)
+    return State(world, policy, weights(world, config, policy), episode(world), stream(seed, 1))
 
 
 @numba.njit(cache=True)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.algorithms.temporal_difference import lstd
-from operant.algorithms.temporal_difference.episode import Episode, episode, forget, kept, record, returns
+from operant.algorithms.temporal_difference.episode import Episode, episode, forget, kept, must_end, record, returns
 from operant.algorithms.temporal_difference.prediction import Policy, act, value, weights
 from operant.core.compiled import loop_on, njit_loop
 from operant.core.control import Metrics, Sampling, discount_of, finished
@@ -53,7 +53,8 @@ class State:
 
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
-    w = weights(world, config)
+    must_end(world)
+    w = weights(world, config, policy)
     size = len(w)
     return State(
         world, policy, w, np.eye(size) / config.ridge, np.zeros_like(w), np.zeros((size, 3)), episode(world),

@@ -55,7 +55,7 @@ class State:
 
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
-    w = weights(world, config)
+    w = weights(world, config, policy)
     inverse = np.eye(len(w)) / config.ridge
     return State(world, policy, w, inverse, np.zeros_like(w), np.zeros_like(w), np.zeros((len(w), 2)), stream(seed, 1))
 

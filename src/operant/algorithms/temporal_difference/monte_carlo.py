@@ -33,6 +33,7 @@ from operant.algorithms.temporal_difference.episode import (
     Episode,
     episode,
     forget,
+    must_end,
     record,
     returns,
     toward_means,
@@ -76,7 +77,8 @@ class State:
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
     """Raises `InputError` for first visits and for means where states are known by features."""
-    w = weights(world, dataclasses.replace(config, alpha=config.alpha or 1.0))
+    must_end(world)
+    w = weights(world, dataclasses.replace(config, alpha=config.alpha or 1.0), policy)
     if config.visits not in ("first", "every"):
         raise InputError(f'visits is "first" or "every", not {config.visits!r}')
     if config.visits == "first" and world.features is not None:

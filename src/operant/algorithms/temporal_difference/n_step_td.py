@@ -49,7 +49,7 @@ class State:
 
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
-    return State(world, policy, weights(world, config), episode(world, config.n), stream(seed, 1))
+    return State(world, policy, weights(world, config, policy), episode(world, config.n), stream(seed, 1))
 
 
 @numba.njit(cache=True)

@@ -30,7 +30,7 @@ from operant.algorithms.temporal_difference.episode import (
     returns,
     toward_means,
 )  # fmt: skip
-from operant.algorithms.temporal_difference.prediction import Policy, act, chance, covers, value
+from operant.algorithms.temporal_difference.prediction import Policy, act, chance, covers, fits, value
 from operant.core.compiled import loop_on, njit_loop
 from operant.core.control import Metrics, discount_of, finished
 from operant.core.errors import InputError
@@ -67,6 +67,7 @@ def init(world: Any, policy: Policy, behaviour: Policy, config: Config, seed: in
     """`policy` is valued, `behaviour` acts. Raises `InputError` where that one leaves out what the other does."""
     if config.sampling not in SAMPLINGS:
         raise InputError(f"sampling is {config.sampling!r}: give one of {', '.join(SAMPLINGS)}")
+    fits(world, behaviour)
     covers(policy, behaviour)
     begun = monte_carlo.init(world, policy, config, seed)
     return State(world, policy, behaviour, begun.w, begun.total, begun.visited, begun.episode, begun.random)

@@ -22,7 +22,7 @@ from operant.core.features import Groups
 from operant.core.linear import Active, Features, value_of
 from operant.core.random import Stream, draw
 from operant.mdp.chain import policy_reward_process
-from operant.mdp.model import MDP
+from operant.mdp.model import MDP, ROUNDING
 from operant.mdp.simulator import Simulator
 
 Policy = NDArray[np.float64] | Callable[[Any], Any]
@@ -41,13 +41,37 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 """What settings must be, and how to say it."""
 
 
-def weights(world: Any, config: Sampling) -> NDArray[np.float64]:
-    """w [X, 1], all 0: a value for each state or feature. Raises `InputError` for settings out of their range."""
+def weights(world: Any, config: Sampling, *policies: Any) -> NDArray[np.float64]:
+    """w [X, 1], all 0: a value for each state or feature.
+
+    Raises `InputError` for settings out of their range, and for policies that are none in this world.
+    """
     for name, x in {**dataclasses.asdict(config), "gamma": discount_of(world, config)}.items():
         good, needed = RANGES.get(name, (lambda _: True, ""))
         if not good(x):
             raise InputError(f"{name} is {x}: give {needed}")
+    for policy in policies:
+        fits(world, policy)
     return np.zeros((world.shape[0], 1))
+
+
+def fits(world: Any, policy: Any) -> None:
+    """Raise `InputError` unless a policy is a table of probabilities for the states and actions of a world."""
+    if not isinstance(world, Simulator):
+        return
+    counts = np.diff(world.first)
+    shape = (len(world.end), int(counts.max()))
+    if not isinstance(policy, np.ndarray) or policy.shape != shape:
+        given = f"has the shape {policy.shape}" if isinstance(policy, np.ndarray) else f"is a {type(policy).__name__}"
+        raise InputError(f"the policy {given}; for this model it is a table {shape} of probabilities: see policy_table")
+    allowed = np.where(np.arange(shape[1]) < counts[:, None], policy, 0.0)
+    wrong = ~world.end & (~(np.abs(allowed.sum(1) - 1) <= ROUNDING) | ~(policy >= 0).all(1))
+    if wrong.any():
+        s = int(np.argmax(wrong))
+        raise InputError(
+            f"the policy in state {s} has the probabilities {policy[s].tolist()}; those of its {counts[s]} actions "
+            "must be 0 or more and sum to 1"
+        )
 
 
 def may_be_counted(world: Any) -> None:

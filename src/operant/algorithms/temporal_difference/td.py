@@ -49,7 +49,7 @@ class State:
 
 def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
     """`world`: a `simulator`, or a Gymnasium environment as a `World`."""
-    return State(world, policy, weights(world, config), stream(seed, 1))
+    return State(world, policy, weights(world, config, policy), stream(seed, 1))
 
 
 @numba.njit(cache=True)

@@ -59,7 +59,7 @@ def init(world: Any, policy: Policy, config: Config, seed: int = 0) -> State:
     """Raises `InputError` for a trace of another name."""
     if config.trace not in KINDS:
         raise InputError(f"trace is {config.trace!r}: give one of {', '.join(KINDS)}")
-    w = weights(world, config)
+    w = weights(world, config, policy)
     return State(world, policy, w, traces_of(w), stream(seed, 1))
 
 

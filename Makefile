@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SEEDS ?= 0 1 2
 
-.PHONY: install demo demo-seeds test check bench textbook format clean
+.PHONY: install demo demo-seeds test check bench bench-tabular textbook format clean
 
 install: .venv/installed
 
@@ -41,6 +41,10 @@ format: .venv/installed
 # Side by side with TRL; makes the peers' environments itself, and needs the data sets that benchmarks/README.md names.
 bench: .venv/installed
 	$(BIN)/python benchmarks/language_models.py
+
+# Solvers of known models against QuantEcon, mdpsolver and pymdptoolbox, and their sweeps against the memory.
+bench-tabular: .venv/installed
+	$(BIN)/python benchmarks/tabular.py
 
 # Figures of Sutton and Barto with our algorithms: docs/textbook/figures.md.
 textbook: .venv/installed

@@ -81,8 +81,8 @@ def test_the_environment_and_its_model_teach_the_same(tmp_path):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("MountainCar-v0", ["--method", "sarsa", "--epsilon", 0, "--alpha", 0.5, "--gamma", 1, "--steps", 30_000]),
-        ("CartPole-v1", ["--method", "sarsa_lambda", "--steps", 20_000, "--tilings", 4, "--tiles", 6]),
+        ("MountainCar-v0", ["--method", "sarsa", "--epsilon", 0, "--alpha", 0.5, "--gamma", 1, "--steps", 20_000]),
+        ("CartPole-v1", ["--method", "sarsa_lambda", "--steps", 15_000, "--tilings", 4, "--tiles", 6]),
     ],
 )
 def test_tiles_learn_what_no_table_can_hold(name, arguments, tmp_path):
@@ -135,6 +135,22 @@ def test_seeds_give_intervals_and_are_single_runs_side_by_side(tmp_path):
     np.testing.assert_array_equal(several["state.states.1.w"], one["state.states.0.w"])
     figure = summary(tmp_path / "all")["return_while_learning"]
     assert figure["low"] < figure["mean"] < figure["high"]
+
+
+def test_cells_that_cannot_be_reached_are_drawn_as_such(tmp_path, capsys):
+    run("cliff", "--steps", 20_000, "--out", tmp_path / "run")
+    assert "█" in capsys.readouterr().out
+    lines = (tmp_path / "run" / "values.csv").read_text().splitlines()
+    assert [n for n, line in enumerate(lines[1:]) if line.endswith(",wall")] == [*range(37, 47)]
+
+
+def test_a_policy_that_never_ends_is_said_to_have_no_value(tmp_path, capsys):
+    """After three steps the walker still runs against a wall, which without a discount has no finite value."""
+    run("corner_grid", "--steps", 3, "--out", tmp_path / "run", "--initial", 5)
+    found = summary(tmp_path / "run")
+    assert found["endless_greedy_policies"] == 1
+    assert "greedy_value" not in found
+    assert "Greedy policies that never end: 1" in capsys.readouterr().out
 
 
 def test_what_was_left_open_is_written_down(tmp_path):

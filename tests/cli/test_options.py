@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")  # what is still to be g
 NEEDED = {"rlhf": ["--model", "m", "--prompts", "p", "--reward", "r"], "sft": ["--model", "m", "--data", "d"]}
 NEEDED |= {"rloo": NEEDED["rlhf"], "grpo": NEEDED["rlhf"], "dpo": NEEDED["sft"], "reward": NEEDED["sft"]}
 NEEDED |= {"align": [], "pretrain": ["--data", "d"], "generate": ["--model", "m"], "evaluate": ["--data", "d"]}
-NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": []}
+NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": [], "learn": []}
 
 
 def options_of(command: str) -> Any:
@@ -313,7 +313,9 @@ def another(value: Any, hint: Any) -> Any:
         return changed(hint, value)
     if origin in (typing.Union, types.UnionType):
         kind = next(choice for choice in inner if choice is not types.NoneType)
-        return another(kind(), kind) if value is None else None
+        if value is not None:
+            return None
+        return typing.get_args(kind)[0] if typing.get_origin(kind) is Literal else another(kind(), kind)
     if origin is Literal:
         return next(choice for choice in inner if choice != value)
     if origin is tuple:

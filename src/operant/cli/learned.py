@@ -30,8 +30,6 @@ def conclude(task: Any, folder: Any, states: list[Any]) -> None:
 
     options = task.options
     summary: dict[str, Any] = {"title": f"{options.problem}, {options.method.replace('_', ' ')}"}
-    summary["steps"] = options.learning.steps
-    summary["episodes"] = float(np.mean([state.world.place[2] for state in states]))
     summary |= returns(task, states)
     answer = None
     if task.known is not None:
@@ -45,6 +43,8 @@ def conclude(task: Any, folder: Any, states: list[Any]) -> None:
         print()
         for part in in_terminal(answer, options.rows, console):
             console.print(part)
+    summary["episodes"] = float(np.mean([state.world.place[2] for state in states]))
+    summary["steps"] = options.learning.steps
     summary["verdict"] = verdict(summary, options)
     folder.finish({name: value for name, value in summary.items() if value is not None})
     write_report([options.out], options.out / "report.html")
@@ -100,12 +100,12 @@ def compared(task: Any, states: list[Any]) -> tuple[dict[str, Any], Solution | N
         best = None
     found: dict[str, Any] = {}
     values = [exact_value(mdp, state.w, begin) for state in states]
-    finite = [x for x in values if x is not None]
+    finite = [round(x, 9) for x in values if x is not None]
     found["endless_greedy_policies"] = len(values) - len(finite) or None
     if finite:
         found["greedy_value"] = interval(finite) if len(states) > 1 else finite[0]
     if best is not None:
-        found["optimal_value"] = float(begin @ best.value)
+        found["optimal_value"] = round(float(begin @ best.value), 9)
         distance = [abs(float(begin @ greedy_rows(mdp, state.w)[0]) - found["optimal_value"]) for state in states]
         found["start_value_error"] = interval(distance) if len(states) > 1 else distance[0]
     return found, best
@@ -121,11 +121,7 @@ def exact_value(mdp: MDP, w: NDArray[np.float64], begin: NDArray[np.float64]) ->
         pass
     # From some state it does not end: that is of no account if the start never leads there.
     process = policy_reward_process(mdp, policy)
-    reached, frontier = begin > 0, begin > 0
-    while frontier.any():
-        frontier = (process.chain.transition.T @ frontier.astype(np.float64) > 0) & ~reached
-        reached = reached | frontier
-    keep = np.flatnonzero(reached)
+    keep = np.flatnonzero(reached(process.chain.transition, np.arange(mdp.states), begin > 0))
     inner = dataclasses.replace(process.chain, transition=process.chain.transition[keep][:, keep])
     try:
         value = dataclasses.replace(process, chain=inner, reward=process.reward[keep], end=mdp.end[keep]).value()
@@ -135,14 +131,29 @@ def exact_value(mdp: MDP, w: NDArray[np.float64], begin: NDArray[np.float64]) ->
 
 
 def drawn(task: Any, w: NDArray[np.float64], best: Solution | None) -> Any:
-    """The values and the policy of the first learner, with how far the worst of its values is from the optimum."""
-    from operant.experiment.drawings import Answer
+    """The values and the policy of the first learner, with how far the worst of its values is from the optimum.
+
+    Cells of a grid that cannot be reached were not learned, and are drawn as what nothing leads to.
+    """
+    from operant.experiment.drawings import WALL, Answer
 
     mdp = task.known.mdp
     value, rows = greedy_rows(mdp, w)
     action = actions_of(mdp, rows)
     error = float("inf") if best is None else float(np.abs(value - best.value).max()) + best.error
-    return Answer(value.tolist(), error, action.tolist(), task.known.names(action), task.known.grid)
+    names, there = task.known.names(action), reached(mdp.matrix(), mdp.row_states(), task.begin > 0)
+    if task.known.grid is not None:
+        names = [name if there[s] else WALL for s, name in enumerate(names)]
+    return Answer(value.tolist(), error, action.tolist(), names, task.known.grid)
+
+
+def reached(matrix: Any, owner: NDArray[np.int64], begin: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[S]: where the rows of `matrix`, each of a state of `owner`, can lead from the states in `begin`."""
+    found, frontier = begin, begin
+    while frontier.any():
+        frontier = (matrix.T @ frontier[owner].astype(np.float64) > 0) & ~found
+        found = found | frontier
+    return found
 
 
 def verdict(summary: dict[str, Any], options: Any) -> str:

@@ -29,6 +29,8 @@ METRICS = {
     "objective/score": ("Learned reward", "what the reward model thinks; higher pleases it"),
     "objective/kl": ("Distance from the reference", "KL in nats for each answer; 0 is still the reference"),
     "rollout/episode_return": ("Return", "sum of rewards in an episode; higher is better"),
+    "rollout/episode_length": ("Episode length", "steps until an episode is over or cut off"),
+    "rollout/episodes": ("Episodes", "all that are over, so far"),
     "bandit/reward": ("Reward", "mean over runs of what a step pays"),
     "rewards/accuracies": ("Pairs ordered as the label says", "0.5 is chance, 1 is all"),
     "rewards/margins": ("Margin", "score of the chosen answer less the rejected one"),

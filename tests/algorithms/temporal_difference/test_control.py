@@ -274,7 +274,7 @@ def test_mean_updates_of_double_q_learning(s, a):
 
 
 def test_both_tables_of_double_q_learning_learn_alike():
-    finals = [learned(double_q_learning, simulator(slippery(), 0, seed), seed, steps=200) for seed in range(300)]
+    finals = [learned(double_q_learning, simulator(slippery(), 0, seed), seed, steps=200) for seed in range(200)]
     differences = np.array([state.first - state.second for state in finals])[:, :4]
     scores = differences.mean(0) / (differences.std(0) / np.sqrt(len(finals)))
     assert np.abs(scores).max() < 3.5

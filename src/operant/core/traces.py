@@ -25,7 +25,7 @@ class Traces(NamedTuple):
     held: NDArray[np.bool_]
     """[X, A]: which are in `cells`."""
     cells: NDArray[np.int64]
-    """[X A]: x A + a of those that are not 0, `count` of them."""
+    """[X A, 2]: (x, a) of those that are not 0, `count` of them."""
     count: NDArray[np.int64]
     """[1]."""
     before: NDArray[np.float64]
@@ -42,7 +42,11 @@ class Traces(NamedTuple):
 def traces_of(w: NDArray[np.float64]) -> Traces:
     """None yet, for the weights w [X, A]."""
     return Traces(
-        np.zeros_like(w), np.zeros(w.shape, np.bool_), np.zeros(w.size, np.int64), np.zeros(1, np.int64), np.zeros(1)
+        np.zeros_like(w),
+        np.zeros(w.shape, np.bool_),
+        np.zeros((w.size, 2), np.int64),
+        np.zeros(1, np.int64),
+        np.zeros(1),
     )
 
 
@@ -51,12 +55,13 @@ def fade(traces: Traces, decay: float) -> None:
     """z <- decay z; 0 ends the episode."""
     kept = 0
     for i in range(traces.count[0]):
-        row, column = divmod(traces.cells[i], traces.z.shape[1])
+        row, column = traces.cells[i, 0], traces.cells[i, 1]
         z = decay * traces.z[row, column]
         if abs(z) < FORGOTTEN:
             traces.z[row, column], traces.held[row, column] = 0.0, False
         else:
-            traces.z[row, column], traces.cells[kept] = z, traces.cells[i]
+            traces.z[row, column] = z
+            traces.cells[kept, 0], traces.cells[kept, 1] = row, column
             kept += 1
     traces.count[0] = kept
     if decay == 0:
@@ -73,13 +78,15 @@ def mark(traces: Traces, x: Features, a: int, alpha: float, kind: int) -> None:
             continue
         traces.z[row, a] = weight if kind == REPLACING else traces.z[row, a] + share * weight
         if not traces.held[row, a]:
-            traces.held[row, a], traces.cells[traces.count[0]] = True, row * traces.z.shape[1] + a
-            traces.count[0] += 1
+            last = traces.count[0]
+            traces.held[row, a] = True
+            traces.cells[last, 0], traces.cells[last, 1] = row, a
+            traces.count[0] = last + 1
 
 
 @numba.njit(cache=True)
 def spread(w: NDArray[np.float64], traces: Traces, step: float) -> None:
     """w += step z."""
     for i in range(traces.count[0]):
-        row, column = divmod(traces.cells[i], w.shape[1])
+        row, column = traces.cells[i, 0], traces.cells[i, 1]
         w[row, column] += step * traces.z[row, column]

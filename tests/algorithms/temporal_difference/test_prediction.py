@@ -393,6 +393,27 @@ class TestGymnasium:
         assert value == pytest.approx(last["rollout/episode_return"], abs=25)
         assert -150 < value < -90
 
+    @every
+    def test_a_policy_is_a_table_or_a_function(self, module, config, tmp_path):
+        """Both give the same bits, and so does a run that is saved in the middle of an episode and resumed."""
+        generator = np.random.default_rng(0)
+        tables = generator.dirichlet(np.ones(4), 16), generator.dirichlet(np.ones(4), 16)
+        config = dataclasses.replace(config, steps=300, report_every=99)
+
+        def begun(functions):
+            policies = [t.__getitem__ if functions else t for t in tables[: 2 if module in OFF_POLICY else 1]]
+            return module.init(World("FrozenLake-v1", seed=3), *policies, config)
+
+        one, other, resumed = begun(False), begun(True), begun(True)
+        list(module.train(one, config))
+        for n, _ in enumerate(module.train(other, config)):
+            if n == 1:
+                checkpoint.save(tmp_path / "here", other)
+        checkpoint.load(tmp_path / "here", resumed)
+        list(module.train(resumed, config))
+        assert one.world.place[2] > 20
+        assert one.w.tobytes() == other.w.tobytes() == resumed.w.tobytes()
+
     def test_a_time_limit_bootstraps(self):
         """An environment that always pays 1 and is cut off after 5 steps, with γ = 0.5: its value is 2, not 1.94."""
 

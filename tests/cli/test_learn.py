@@ -127,6 +127,39 @@ def test_an_interrupted_run_ends_like_a_whole_one(arguments, tmp_path, monkeypat
     assert summary(tmp_path / "run") == summary(tmp_path / "whole")
 
 
+def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_corridor.py").write_text(
+        "import gymnasium\n\n"
+        "class Corridor(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Discrete(4)\n"
+        "    action_space = gymnasium.spaces.Discrete(2)\n\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.at = 0\n"
+        "        return 0, {}\n\n"
+        "    def step(self, action):\n"
+        "        self.at = max(0, self.at + (1 if action else -1))\n"
+        "        return self.at, float(self.at == 3), self.at == 3, False, {}\n\n"
+        "gymnasium.register('Corridor-v0', Corridor)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["my_corridor:Corridor-v0", "--steps", 2000, "--report-every", 500, "--checkpoint-every", 1]
+    run(*words, "--out", tmp_path / "run")
+    found = summary(tmp_path / "run")
+    assert found["greedy_return"]["mean"] == 1.0
+    assert "optimal_value" not in found
+    (tmp_path / "run" / "summary.json").unlink()
+    run("--out", tmp_path / "run", "--resume")
+    assert "goes on with a new episode" in capsys.readouterr().out
+
+
+def test_a_model_in_a_file_is_learned(tmp_path):
+    lines = ["state,action,next_state,probability,reward,end", "0,0,0,1,0,0", "0,1,1,1,1,1"]
+    (tmp_path / "model.csv").write_text("\n".join(lines) + "\n")
+    run(tmp_path / "model.csv", "--gamma", 0.9, "--steps", 1000, "--out", tmp_path / "run")
+    assert summary(tmp_path / "run")["greedy_value"] == summary(tmp_path / "run")["optimal_value"] == 1.0
+
+
 def test_seeds_give_intervals_and_are_single_runs_side_by_side(tmp_path):
     words = ["cliff", "--steps", 20_000, "--method", "sarsa"]
     run(*words, "--seeds", 3, "--seed", 5, "--out", tmp_path / "all")
@@ -168,6 +201,8 @@ def test_what_was_left_open_is_written_down(tmp_path):
     ("arguments", "words"),
     [
         (["cliffs"], "did you mean cliff"),
+        (["cartpole"], "did you mean CartPole-v1 or CartPole-v0"),
+        (["walk"], "operant learn without arguments says what there is"),
         (["cliff", "--lambda_", "0.5"], "lambda_ is no setting of q_learning"),
         (["cliff", "--on", "environment"], "cliff is no environment of Gymnasium"),
         (["CartPole-v1", "--on", "model"], "CartPole-v1 does not tell its model"),

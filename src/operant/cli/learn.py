@@ -1,6 +1,7 @@
 """`operant learn`: learn to act from samples, with a table or with linear features, in a model or an environment."""
 
 import dataclasses
+import difflib
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from operant.cli.models import Known, find, listing, make_environment
 from operant.core.control import Learning, Metrics
 from operant.core.errors import InputError
 from operant.core.linear import Active
+from operant.mdp.files import SUFFIXES
 from operant.mdp.problems import PROBLEMS
 
 Method = Literal[
@@ -35,7 +37,7 @@ BOUNDLESS = 1e6
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
+class Particular:
     """Settings that only some methods have; none = what the method has."""
 
     lambda_: float | None = None
@@ -61,7 +63,7 @@ class Own:
 
 
 @dataclasses.dataclass(frozen=True)
-class Seeing:
+class Observations:
     """How observations that are no numbers of states become features."""
 
     features: Literal["auto", "none", "tiles", "fourier", "polynomial", "radial"] = "auto"
@@ -90,14 +92,15 @@ class Options:
     """
 
     problem: Positional[str] = ""
-    """A classic problem, a Gymnasium environment with discrete actions, or a model in a file; without it, a list."""
+    """A classic problem, a Gymnasium environment with discrete actions (yours as module:Name-v0), or a model in a file;
+    without it, a list."""
     method: Method = "q_learning"
     """How to learn."""
     on: Literal["auto", "model", "environment"] = "auto"
     """Draw from the known model, or step the environment itself; auto = the model where it is known."""
     learning: OmitArgPrefixes[Learning] = dataclasses.field(default_factory=Learning)
-    own: OmitArgPrefixes[Own] = dataclasses.field(default_factory=Own)
-    seeing: OmitArgPrefixes[Seeing] = dataclasses.field(default_factory=Seeing)
+    particular: OmitArgPrefixes[Particular] = dataclasses.field(default_factory=Particular)
+    observations: OmitArgPrefixes[Observations] = dataclasses.field(default_factory=Observations)
     limit: int | None = None
     """Steps after which an episode is cut off; none = as the environment has it, or 1000."""
     env_args: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -212,11 +215,11 @@ def method_of(options: Options) -> tuple[Any, Any]:
     """(module, its Config). Raises `InputError` for a setting that belongs to another method."""
     module = importlib.import_module(path_of(options.method))
     names = {field.name for field in dataclasses.fields(module.Config)}
-    given = {name: x for name, x in vars(options.own).items() if x is not None}
+    given = {name: x for name, x in vars(options.particular).items() if x is not None}
     for name in given:
         if name not in names:
             raise InputError(f"{name} is no setting of {options.method}: operant learn --help says whose it is")
-    if options.method == "monte_carlo_control" and options.seeing.features != "none":
+    if options.method == "monte_carlo_control" and options.observations.features != "none":
         given = {"average": False, "first_visit": False} | given
     return module, module.Config(**vars(options.learning), **given)
 
@@ -232,14 +235,15 @@ def prepare(options: Options) -> Task:
     if not 0 <= options.seed <= 2**32 - options.seeds:
         raise InputError(f"the seed is {options.seed}: give a whole number from 0 to {2**32 - options.seeds}")
     env = None
-    if options.problem in gymnasium.registry:
+    _require_known(options.problem)
+    if options.problem in gymnasium.registry or ":" in options.problem:
         env = make_environment(options.problem, options.env_args)
     elif options.on == "environment":
         raise InputError(f"{options.problem} is no environment of Gymnasium: leave out --on environment")
-    tells = env is None or isinstance(getattr(env.unwrapped, "P", None), dict)
+    tells = env is None or all(hasattr(env.unwrapped, name) for name in ("P", "initial_state_distrib"))
     if options.on == "model" and not tells:
         raise InputError(f"{options.problem} does not tell its model: leave out --on model")
-    known = find(options.problem, options.learning.gamma, options.env_args) if tells else None
+    known = find(options.problem.rpartition(":")[2], options.learning.gamma, options.env_args) if tells else None
     on = ("model" if known else "environment") if options.on == "auto" else options.on
     limit = options.limit or (env.spec.max_episode_steps if env is not None and env.spec is not None else None) or LIMIT
     gamma = options.learning.gamma if options.learning.gamma is not None else known.mdp.gamma if known else 0.99
@@ -248,6 +252,20 @@ def prepare(options: Options) -> Task:
     begin = begins(options.problem, known, env) if known else None
     options, features = _seen(options, env)
     return Task(options, known, begin, features)
+
+
+def _require_known(name: str) -> None:
+    """Raise `InputError` with the nearest names unless there is a problem, an environment or a file of this name."""
+    import gymnasium
+
+    if name in PROBLEMS or name in gymnasium.registry or ":" in name:
+        return
+    if Path(name).suffix in SUFFIXES or Path(name).exists():
+        return
+    known = {known.lower(): known for known in (*PROBLEMS, *gymnasium.registry)}
+    near = [known[x] for x in difflib.get_close_matches(name.lower(), known, 3, 0.7)]
+    hint = f"did you mean {' or '.join(near)}?" if near else "operant learn without arguments says what there is"
+    raise InputError(f"there is no problem, no .csv or .npz file and no Gymnasium environment called {name!r}; {hint}")
 
 
 def begins(problem: str, known: Known, env: Any) -> NDArray[np.float64]:
@@ -268,7 +286,7 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
 
     from operant.core.features import fourier, polynomial, radial_basis, tiles
 
-    seeing = options.seeing
+    seeing = options.observations
     space = None if env is None else env.observation_space
     if env is not None and not isinstance(env.action_space, gymnasium.spaces.Discrete):
         raise InputError(
@@ -285,7 +303,7 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
             raise InputError(
                 f"{options.problem} has numbers of states: a table is exact; leave out --features {seeing.features}"
             )
-        return dataclasses.replace(options, seeing=dataclasses.replace(seeing, features="none")), None
+        return dataclasses.replace(options, observations=dataclasses.replace(seeing, features="none")), None
     if seeing.features == "none":
         raise InputError(f"{options.problem} shows {space}: a table cannot hold it; take --features tiles")
     kind = "tiles" if seeing.features == "auto" else seeing.features
@@ -313,7 +331,7 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
         "radial": lambda: radial_basis(low, high, seeing.order + 1),
     }[kind]()
     squares = np.mean([(features(x).weight ** 2).sum() for x in shown[:100]])
-    return dataclasses.replace(options, seeing=seeing), Scaled(features, float(squares**-0.5))
+    return dataclasses.replace(options, observations=seeing), Scaled(features, float(squares**-0.5))
 
 
 def _observations(env: Any, seed: int) -> NDArray[np.float64]:
@@ -346,7 +364,7 @@ def described(task: Task) -> str:
     shape = task.world(options.seed).shape
     what = f"a table of {shape[0]:,} states"
     if task.features is not None:
-        what = f"{shape[0]:,} features ({options.seeing.features})"
+        what = f"{shape[0]:,} features ({options.observations.features})"
     return (
         f"{words}\n{options.method.replace('_', ' ')} with {what} and {shape[1]} actions, {where}; discount "
         f"{options.learning.gamma:.10g}; {options.learning.steps:,} steps"

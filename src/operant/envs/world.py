@@ -73,7 +73,8 @@ class World:
         return float(self._chances(policy)[action])
 
     def _chances(self, policy: Any) -> NDArray[np.float64]:
-        chances = np.asarray(policy(self.seen) if callable(policy) else policy[self.state], dtype=np.float64)
+        given = policy(self.seen) if callable(policy) else policy[self.state]
+        chances = given if isinstance(given, np.ndarray) else np.asarray(given, dtype=np.float64)
         if chances.shape != (self.count,):
             raise InputError(
                 f"the policy gives probabilities of the shape {chances.shape}: give {self.count}, one an action"

@@ -341,7 +341,7 @@ def test_targets_are_those_of_the_estimators_on_tensors(lambda_):
         w = np.random.default_rng(0).normal(size=len(features))
         once = tuple(s._replace(state=t, next_state=t + 1) for t, s in enumerate(episode))
         config = lambda_return.Config(alpha=1.0, lambda_=lambda_)
-        state = learn_all(lambda_return, config, [once], PI, states=len(features), gamma=GAMMA, w=w)
+        state = learn_all(lambda_return, config, [once], features, states=len(features), gamma=GAMMA, w=w)
         reward, value = torch.tensor([s.reward for s in episode], dtype=torch.float64), torch.from_numpy(w)
         discount = torch.tensor([0.0 if s.terminated else GAMMA for s in episode], dtype=torch.float64)
         done = torch.tensor([s.terminated or s.truncated for s in episode])

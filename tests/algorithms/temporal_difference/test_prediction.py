@@ -347,6 +347,8 @@ class TestRefused:
         state = td.init(world, lambda seen: [0.5, 0.5], td.Config())
         with pytest.raises(InputError, match=r"probabilities of the shape \(2,\): give 3, one an action"):
             next(td.train(state, td.Config()))
+        with pytest.raises(InputError, match="the policy has 15 rows; the environment has 16 states"):
+            td.init(World("FrozenLake-v1"), np.full((15, 4), 0.25), td.Config())
 
     @pytest.mark.parametrize("module", [monte_carlo, off_policy_monte_carlo])
     def test_visits_need_states(self, module):

@@ -58,6 +58,10 @@ def weights(world: Any, config: Sampling, *policies: Any) -> NDArray[np.float64]
 def fits(world: Any, policy: Any) -> None:
     """Raise `InputError` unless a policy is a table of probabilities for the states and actions of a world."""
     if not isinstance(world, Simulator):
+        if isinstance(policy, np.ndarray) and world.features is None and len(policy) < world.shape[0]:
+            raise InputError(
+                f"the policy has {len(policy)} rows; the environment has {world.shape[0]} states: give each one"
+            )
         return
     counts = np.diff(world.first)
     shape = (len(world.end), int(counts.max()))

@@ -249,6 +249,7 @@ def _car() -> Figure:
     figure, axes = _axes("episode", "steps")
     for n, (_, alpha, _) in CAR.items():
         _curve(axes, np.arange(1, 51), car_runs(n), f"n = {n}, α = {alpha}/8")
+    _curve(axes, np.arange(1, 51), car_runs(1, lambda_=0.9), "λ = 0.9, α = 0.5/8")
     axes.set_yscale("log")
     axes.legend(frameon=False)
     return figure

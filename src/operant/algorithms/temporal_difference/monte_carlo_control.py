@@ -19,15 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.algorithms.temporal_difference.episode import (
-    Episode,
-    episode,
-    forget,
-    is_new,
-    kept,
-    record,
-    returns,
-)
+from operant.algorithms.temporal_difference.episode import Episode, episode, forget, is_new, kept, record, returns
 from operant.core.compiled import loop_on, njit_loop
 from operant.core.control import Learning, Metrics, Rule, begin, explore, finished, rate
 from operant.core.errors import InputError
@@ -51,9 +43,8 @@ class Config(Learning):
 
 class Actions(NamedTuple):
     taken: NDArray[np.int64]
-    """[T]: in the episode so far, with the room that it has."""
     chosen: NDArray[np.int64]
-    """[1]: for the present state."""
+    """[T] in the episode so far, with the room that it has; [1] for the present state."""
 
     def state_dict(self) -> dict[str, NDArray[np.int64]]:
         return self._asdict()

@@ -1,23 +1,11 @@
-"""The queue of urgent states, against sorting."""
+"""Sweeps by urgency, against the bound that they promise."""
 
 import numpy as np
 
+from operant.core.heap import heap
 from operant.mdp import problems
 from operant.mdp.backup import NONE, optimal_backup
-from operant.mdp.priority import pop, predecessors, prioritized_backups, push, queue, refill
-
-
-def test_states_come_out_by_their_last_urgency():
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        waiting, due = queue(20), {}
-        for _ in range(60):
-            s, urgency = int(generator.integers(20)), float(generator.random())
-            push(waiting, s, urgency)
-            due[s] = urgency
-        order = [pop(waiting) for _ in range(len(due))]
-        assert order == sorted(due, key=due.__getitem__, reverse=True)
-        assert pop(waiting) == -1
+from operant.mdp.priority import predecessors, prioritized_backups, refill
 
 
 def test_predecessors_are_those_of_the_matrix():
@@ -33,13 +21,14 @@ def test_predecessors_are_those_of_the_matrix():
 
 def test_an_empty_queue_means_that_no_state_would_change_by_more():
     mdp, least = problems.car_rental(6, 2), 1e-3
-    value, out, waiting = np.zeros(mdp.states), np.zeros(mdp.states), queue(mdp.states)
+    value, out, waiting = np.zeros(mdp.states), np.zeros(mdp.states), heap(mdp.states)
     optimal_backup(mdp.rows, mdp.gamma, value, out, NONE)
-    refill(waiting, np.abs(out - value), least)
+    urgency = np.abs(out - value)
+    refill(waiting, urgency, least)
     before = predecessors(mdp)
-    while waiting.size[0]:
-        done = prioritized_backups(mdp.rows, mdp.gamma, value, before, waiting, least, 100)
+    while waiting.count[0]:
+        done = prioritized_backups(mdp.rows, mdp.gamma, value, before, urgency, waiting, least, 100)
         assert done <= 100
         optimal_backup(mdp.rows, mdp.gamma, value, out, NONE)
-        assert (np.abs(out - value) <= waiting.urgency + 1e-12).all()
+        assert (np.abs(out - value) <= urgency + 1e-12).all()
     assert np.abs(out - value).max() <= least

@@ -17,10 +17,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from operant.core.heap import heap
 from operant.mdp.backup import NONE, optimal_backup
 from operant.mdp.episodic import endless
 from operant.mdp.model import MDP
-from operant.mdp.priority import predecessors, prioritized_backups, queue, refill
+from operant.mdp.priority import predecessors, prioritized_backups, refill
 from operant.mdp.solution import Metrics, Solution, State, answer, begin, prove, solution, unchanged
 
 
@@ -47,23 +48,26 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     """
     mdp, started, backups = state.mdp, time.perf_counter(), 0
     out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    waiting, before = queue(mdp.states), predecessors(mdp)
+    waiting, before = heap(mdp.states), predecessors(mdp)
     least = config.error * max(1 - mdp.gamma, 1e-2)
     while state.result is None:
         optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE)
-        change = np.abs(out - state.value)
-        refill(waiting, change, least)
+        urgency = np.abs(out - state.value)
+        change = float(urgency.max(initial=0.0))
+        refill(waiting, urgency, least)
         state.step += 1
-        while waiting.size[0] > 0 and state.step < config.max_sweeps - 1:
-            backups += prioritized_backups(mdp.rows, mdp.gamma, state.value, before, waiting, least, mdp.states)
+        while waiting.count[0] > 0 and state.step < config.max_sweeps - 1:
+            backups += prioritized_backups(
+                mdp.rows, mdp.gamma, state.value, before, urgency, waiting, least, mdp.states
+            )
             state.step += 1
-            yield {"bound/largest_change": float(waiting.urgency.max(initial=0.0))}
+            yield {"bound/largest_change": float(urgency.max(initial=0.0))}
             # Bounds may be close while states are still urgent: look after 8, 16, 32 ... sweeps too.
             if state.step >= 8 and state.step.bit_count() == 1:
                 break
         value, error = prove(mdp, state.value, out, greedy)
         yield {"bound/error": error}
-        still = unchanged(state.value, float(change.max(initial=0.0)))
+        still = unchanged(state.value, change)
         if still and error == np.inf:
             raise endless()
         if error <= config.error or still or state.step >= config.max_sweeps - 1:
@@ -71,7 +75,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
             state.result = solution(mdp, value, greedy, error, config.error, sweeps, started, state.merged)
         elif mdp.gamma < 1:
             state.value = value
-        if waiting.size[0] == 0:
+        if waiting.count[0] == 0:
             least /= 10
 
 

@@ -127,7 +127,9 @@ def chance(world: Any, policy: Any, action: int) -> float:
 
 @numba.njit(cache=True)
 def _act(world: Simulator, policy: NDArray[np.float64], random: Stream) -> int:
-    return draw(random, policy[world.place[0]]) if policy.shape[1] > 1 else 0
+    s = world.place[0]
+    n = world.first[s + 1] - world.first[s]
+    return draw(random, policy[s, :n]) if n > 1 else 0
 
 
 @numba.njit(cache=True)

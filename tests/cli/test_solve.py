@@ -204,6 +204,10 @@ BAD = [
     (["cliff", "--method", "value_iteration"], "gamma is 1, and value_iteration needs a discount below 1: take "),
     (["recycling_robot", "--gamma", "1"], "gamma is 1 and from state 0 no end can be reached, whatever is done"),
     (["cliff", "--error", "-1"], "error is -1.0: give a number, 0 or more"),
+    (["cliff", "--error", "inf"], "--error is inf: give a finite number"),
+    (["cliff", "--error", "nan"], "error is nan: give a number, 0 or more"),
+    (["cliff", "--horizon", "9" * 11], "a horizon of 99,999,999,999 steps in 48 states"),
+    (["cliff", "--horizon", "9" * 30], "GB: give a shorter --horizon"),
     (["cliff", "--threads", "4096"], "threads is 4096: this machine has "),
 ]  # fmt: skip
 
@@ -236,6 +240,20 @@ def test_a_policy_of_another_model(operant, tmp_path, text, said):
     code, _, complained = operant("solve", "cliff", "--policy", tmp_path / "p.csv")
     assert code == 2
     assert said in complained
+
+
+def test_a_place_that_holds_no_run_folder_is_found_before_solving(operant, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    for out, said in (
+        (tmp_path / "file", "is a file: give the name of a folder"),
+        (tmp_path / "file" / "run", "cannot be made: Not a directory; give another folder"),
+        (tmp_path / "full", "holds something that is no run: another --out starts a new one"),
+    ):
+        assert operant("solve", "cliff", "--out", out) == (2, "", f"operant: --out {out} {said}\n")
+    assert operant("solve", "clif", "--out", tmp_path / "new" / "run")[0] == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unknown_method_lists_those_there_are(operant):

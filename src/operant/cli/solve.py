@@ -18,6 +18,7 @@ from tyro.conf import Positional
 from operant.cli.models import Known, find, listing
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 from operant.mdp.episodic import unit_of_rounding
 from operant.mdp.model import MDP
 from operant.mdp.problems import treasure_walk
@@ -78,8 +79,10 @@ def run(options: Options, resume: bool) -> None:
     if not options.problem:
         print(listing("solve"))
         return
-    if options.out is not None and (options.out / "config.toml").exists():
-        raise InputError(f"the run folder {options.out} exists: another --out starts a new one")
+    if options.error == math.inf:
+        raise InputError("--error is inf: give a finite number")
+    if options.out is not None:
+        require_place(options.out)
     known = find(options.problem, options.gamma, options.env_args)
     mdp, given = (known.mdp, None) if options.policy is None else _under(known.mdp, options.policy)
     method = _method(options, mdp.gamma)
@@ -95,6 +98,23 @@ def run(options: Options, resume: bool) -> None:
     print(f"{_words(method)}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
     if options.out is not None:
         _write(options, known, method, found, lines, answer, said)
+
+
+def require_place(out: Path) -> None:
+    """Raises `InputError` unless a run folder can be made in `out`; asked before any work."""
+    try:
+        if (out / "config.toml").exists():
+            raise InputError(f"the run folder {out} exists: another --out starts a new one")
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file: give the name of a folder")
+        if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise InputError(f"--out {out} holds something that is no run: another --out starts a new one")
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in made:  # it was a trial: who is interrupted leaves nothing behind
+            folder.rmdir()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}; give another folder") from None
 
 
 def _solved(options: Options, mdp: MDP, method: str) -> tuple[Solution, Lines]:
@@ -159,6 +179,8 @@ def solve_horizon(mdp: MDP, horizon: int, error: float) -> tuple[Solution, Lines
     """The same with `horizon` steps left: exact, but for the rounding of so many sweeps."""
     from operant.algorithms.planning import finite_horizon
 
+    needed = (horizon + 1) * (16 * mdp.states + 500)  # a value and an action for each state, and a line of metrics
+    require_memory(needed, f"a horizon of {horizon:,} steps in {mdp.states:,} states", "give a shorter --horizon")
     config, begun = finite_horizon.Config(horizon), time.perf_counter()
     state = finite_horizon.init(mdp, config)
     lines = _follow(state, finite_horizon.train(state, config))

@@ -23,6 +23,7 @@ KNOWN = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
 class World:
     """An environment with discrete actions, whose observations are numbers of states or become active features.
 
+    States and actions count from 0 here, whatever `start` their spaces have; `seen` is what the environment showed.
     `place` holds (0, steps in this episode, episodes finished), `score` the sum of rewards of this one, `returns` and
     `lengths` those of the last `episodes`. `features` makes an observation `Active`; its `size` is how many there are.
     Raises `InputError` for other actions, and for observations that need `features`.
@@ -45,7 +46,8 @@ class World:
             )
         self.count = int(self.env.action_space.n)
         self.features: Any = features
-        self.see: Callable[[Any], Features] = features or int
+        self.see: Callable[[Any], Features] = features or _from_zero(self.env.observation_space)
+        self.do: Callable[[int], Any] = _from_start(self.env)
         self.place = np.zeros(3, dtype=np.int64)
         self.score = np.zeros(1)
         self.returns = np.zeros(episodes)
@@ -82,7 +84,7 @@ class World:
         return chances
 
     def step(self, action: int) -> tuple[float, Features, bool, bool]:
-        self.seen, reward, terminated, truncated, _ = self.env.step(action)
+        self.seen, reward, terminated, truncated, _ = self.do(action)
         self.state = self.see(self.seen)
         place = self.place
         place[1] += 1
@@ -139,6 +141,19 @@ class World:
             found += [env] if isinstance(env, TimeLimit) else []
             env = env.env
         return found
+
+
+def _from_zero(space: gymnasium.spaces.Discrete) -> Callable[[Any], int]:
+    """What makes an observation the number of a row."""
+    start = int(space.start)
+    return (lambda seen: int(seen) - start) if start else int
+
+
+def _from_start(env: gymnasium.Env[Any, Any]) -> Callable[[int], Any]:
+    """`env.step`, for actions that count from 0."""
+    space: Any = env.action_space
+    start = int(space.start)
+    return (lambda action: env.step(start + action)) if start else env.step
 
 
 def _plain(value: Any) -> bool:

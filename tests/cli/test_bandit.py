@@ -185,7 +185,7 @@ BAD = {
     "algorithms is empty: name some of greedy": ["--algorithms"],
     "arms is 1: a bandit has at least 2": ["--arms", 1],
     "runs is 1: an error is estimated from how runs differ": ["--runs", 1],
-    "steps is 0: give a whole number, 1 or more": ["--steps", 0],
+    "--steps is 0: give a whole number, 1 or more": ["--steps", 0],
     "the seed is 4294967296": ["--seed", 2**32],
     "linucb chooses by contexts, and this world has none: take a world with contexts. Those that fit --world "
     "bernoulli: greedy, epsilon_greedy, decaying, optimistic, ucb, kl_ucb, thompson, gradient, exp3": [
@@ -207,9 +207,9 @@ BAD = {
     "the table nowhere.csv cannot be read": ["--world", "adversarial", "--table", "nowhere.csv"],
     "there is no algorithm without chance 'thompson'": ["--world", "adversarial", "--against", "thompson"],
     "changes is 60: give a whole number from 0 to 59": ["--world", "abrupt", "--steps", 60, "--changes", 60],
-    "exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
+    "--exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
     "c is 0.0: give a number above 0": ["--ucb.c", 0],
-    "ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
+    "--ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
     "arms x runs, 100,000,000 x 2,000, would take 12,800 GB of memory": ["--arms", 10**8],
     "arms x runs, 10 x 100,000,000,000, would take 64,000 GB of memory": ["--runs", 10**11],
     "deviation is 1e+308: give 0, or a number whose size is from 1e-50 to 1e+50": [
@@ -236,6 +236,7 @@ def test_bad_input_is_said_in_one_line_before_anything_is_written(operant, tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "is empty: give numbers with commas between them, a line a step"),
         ("1,0\n0,x\n", "could not convert string 'x'"),
         ("1,0\n0,1.5\n", "the reward at [1, 1] is 1.5: give numbers from 0 to 1"),
         ("1,0\n0,nan\n", "table[1, 1] is nan: give finite numbers"),

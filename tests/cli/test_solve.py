@@ -228,7 +228,8 @@ def test_bad_input_is_one_message(operant, arguments, said):
         ("state,do\n0,1\n", "p.csv:1: there is no column 'action'; a policy has the columns state and action"),
         ("state,action\n0,1\n48,1\n", "p.csv:3: state 48 is none of this model, whose states go from 0 to 47"),
         ("state,action\n0,up\n", "p.csv:2: state and action are whole numbers, not ['0', 'up']"),
-        ("state,action\n0,1\n", "p.csv: the policy takes action -1 in state 1, which has only [0, 1, 2, 3]"),
+        ("state,action\n0,1\n", "p.csv: state 1 has no action; give a line for every state that is no end"),
+        ("state,action\n0,1\n0,2\n", "p.csv:3: state 0 is there twice; leave one of its lines out"),
         ("state,action\n" + "".join(f"{s},9\n" for s in range(48)), "p.csv: the policy takes action 9 in state 0"),
         ("state,action\n" + "".join(f"{s},3\n" for s in range(48)), "p.csv: gamma is 1 and from state 0 no end"),
         (None, "this policy cannot be read"),
@@ -240,6 +241,7 @@ def test_a_policy_of_another_model(operant, tmp_path, text, said):
     code, _, complained = operant("solve", "cliff", "--policy", tmp_path / "p.csv")
     assert code == 2
     assert said in complained
+    assert "whatever is done" not in complained
 
 
 def test_a_place_that_holds_no_run_folder_is_found_before_solving(operant, tmp_path):

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,11 @@ def _require_known(name: str, known: Iterable[str], what: str) -> None:
 def read_table(path: Path) -> np.ndarray:
     """[T, K]: rewards from a CSV file. Raises `InputError` where it cannot be read as numbers."""
     try:
-        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # what numpy says of a file without a line
+            return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
+    except UserWarning:
+        raise InputError(f"the table {path} is empty: give numbers with commas between them, a line a step") from None
     except (OSError, ValueError) as error:
         raise InputError(
             f"the table {path} cannot be read ({error}): give numbers with commas between them, a line a step"

@@ -125,7 +125,8 @@ def _solved(options: Options, mdp: MDP, method: str) -> tuple[Solution, Lines]:
     except InputError as error:
         if options.policy is None:
             raise
-        raise InputError(f"under the policy of {options.policy}: {error}") from error
+        said = str(error).replace(", whatever is done", "")
+        raise InputError(f"under the policy of {options.policy}: {said}") from error
 
 
 def size(mdp: MDP) -> str:
@@ -217,6 +218,8 @@ def _under(mdp: MDP, path: Path) -> tuple[MDP, NDArray[np.int64]]:
     from operant.mdp.chain import as_decision_process, policy_reward_process
 
     policy = read_policy(path, mdp.states)
+    if (open_ := np.flatnonzero((policy < 0) & ~mdp.end)).size:
+        raise InputError(f"{path}: state {open_[0]} has no action; give a line for every state that is no end")
     try:
         return as_decision_process(policy_reward_process(mdp, policy)), policy
     except InputError as error:
@@ -228,7 +231,7 @@ def read_policy(path: Path, states: int) -> NDArray[np.int64]:
 
     Raises `InputError` with file and line for what is no policy of a model with so many states.
     """
-    found = np.full(states, -1)
+    found, seen = np.full(states, -1), set[int]()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file)
@@ -250,9 +253,14 @@ def read_policy(path: Path, states: int) -> NDArray[np.int64]:
                         f"{where}: state {s} is none of this model, whose states go from 0 to {states - 1}: the policy "
                         "is another model's"
                     )
+                if s in seen:
+                    raise InputError(f"{where}: state {s} is there twice; leave one of its lines out")
+                seen.add(s)
                 found[s] = a
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this policy cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: this policy cannot be read: {error.strerror}; give the name of a .csv") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: this policy cannot be read: it is no table in text; give a .csv") from error
     return found
 
 

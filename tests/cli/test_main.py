@@ -96,7 +96,7 @@ def flags(kind: Any, prefix: str = "") -> Iterator[str]:
             short = any("OmitArgPrefixes" in str(mark) for mark in marks)
             yield from flags(inner, prefix if short else f"{prefix}{dashed(name)}.")
         elif not any("Positional" in str(mark) for mark in marks):
-            yield f"--{prefix}{dashed(name)}"
+            yield f"--{prefix}{dashed(next((mark.name for mark in marks if getattr(mark, 'name', None)), name))}"
 
 
 def dashed(name: str) -> str:

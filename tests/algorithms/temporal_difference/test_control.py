@@ -541,7 +541,7 @@ def test_glie_monte_carlo_ends_at_the_optimum():
 @pytest.mark.parametrize(
     ("module", "settings", "words"),
     [
-        (q_learning, {"alpha": 0.0}, "alpha is 0.0: give a number above 0"),
+        (q_learning, {"alpha": 0.0}, "alpha is 0.0: give a finite number above 0"),
         (q_learning, {"epsilon": 1.5}, "epsilon is 1.5"),
         (q_learning, {"epsilon": 0.1, "epsilon_end": 0.2}, "epsilon_end is 0.2: give a number from 0 to epsilon"),
         (q_learning, {"alpha_power": 2.0}, "alpha_power is 2.0"),

@@ -54,6 +54,8 @@ def test_a_comparison_ends_with_figures_a_table_and_a_report(operant, tmp_path):
     assert page.count("<polygon") == 3 * len(names)
     assert "Lai and Robbins" in page
     assert not re.search(r"\bnan\b|https?://", page)
+    charts = dict(re.findall(r"<h3>([^<]*), stage by stage</h3>(.*?)</figure>", page, re.S))
+    assert "%" not in charts["Reward per step"]
 
 
 WORLDS = {

@@ -49,6 +49,27 @@ def test_a_grid_is_drawn(operant):
     )
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (
+            "dyna_maze",
+            ["·: an episode is over there; █: nothing leads there", "the start, state 18, is worth 0.513342"],
+        ),
+        ("cliff", ["·: an episode is over there", "the start, state 36, is worth -13"]),
+        ("random_walk", ["·: an episode is over there; ↔: no choice, a step to either side", "the start, state 3, "]),
+        ("baird", ["any: to one of the first six states"]),
+        ("jumping_grid", []),
+        ("gambler", []),
+    ],
+)
+def test_signs_that_are_drawn_are_explained(operant, problem, said):
+    lines = operant("solve", problem)[1].splitlines()
+    notes = [line for line in lines if re.match(r"(·|█|↔|any): |the start, ", line)]
+    assert len(notes) == len(said)
+    assert all(line.startswith(words) for line, words in zip(notes, said, strict=True))
+
+
 def test_other_states_are_listed_and_what_is_left_out_is_counted(operant):
     said = operant("solve", "gambler", "--rows", "3")[1]
     assert re.findall(r"^ +(\d+) +([\d.]+) +(.+?) *$", said, re.M) == [

@@ -23,7 +23,7 @@ COMMANDS = {
     "mdp": "look at a known model, or write it in another form",
     "report": "one HTML page for one run or several side by side",
 }
-PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
+PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
 """Signs for outputs that are not Unicode."""
 
 

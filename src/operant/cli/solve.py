@@ -21,7 +21,7 @@ from operant.core.errors import InputError
 from operant.core.memory import require_memory
 from operant.mdp.episodic import unit_of_rounding
 from operant.mdp.model import MDP
-from operant.mdp.problems import treasure_walk
+from operant.mdp.problems import PROBLEMS, treasure_walk
 from operant.mdp.solution import Solution
 
 Method = Literal[
@@ -94,6 +94,8 @@ def run(options: Options, resume: bool) -> None:
     console = Console(highlight=False)
     for part in in_terminal(answer, options.rows, console):
         console.print(part)
+    for line in notes(known, answer):
+        print(line)
     said = verdict(found, options.error, given is not None)
     print(f"{_words(method)}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
     if options.out is not None:
@@ -198,6 +200,19 @@ def _follow(state: Any, steps: Iterator[dict[str, float]]) -> Lines:
         finite = {name: x for name, x in metrics.items() if math.isfinite(x)}
         lines.append({"step": state.step, "time/seconds": round(time.perf_counter() - begun, 6), **finite})
     return lines
+
+
+def notes(known: Known, answer: Any) -> Iterator[str]:
+    """What the signs mean that were drawn, and what the start is worth where the problem has one."""
+    from operant.experiment.drawings import END, WALL
+
+    cells = {END: "·: an episode is over there", WALL: "█: nothing leads there"} if answer.grid else {}
+    signs = cells | {"↔": "↔: no choice, a step to either side", "any": "any: to one of the first six states"}
+    if used := [words for sign, words in signs.items() if sign in answer.name]:
+        yield "; ".join(used)
+    begin = PROBLEMS[known.name].begin if known.name in PROBLEMS else None
+    if begin is not None:
+        yield f"the start, state {begin}, is worth {answer.value[begin]:.6g}"
 
 
 def verdict(found: Solution, wanted: float, given: bool) -> str:

@@ -1,5 +1,7 @@
 """A Gymnasium environment as a world: what it shows, how it is saved, what it refuses."""
 
+import itertools
+
 import gymnasium
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from operant.core.errors import InputError
 from operant.core.features import tiles
 from operant.core.linear import Active
 from operant.core.random import stream
-from operant.envs.world import World
+from operant.envs.world import World, _numbering, rows_of
 from operant.experiment import checkpoint
 from operant.mdp.model import from_gymnasium
 from operant.mdp.simulator import follow, simulator
@@ -182,6 +184,19 @@ def test_learning_on_the_environment_and_on_its_model_is_the_same_in_the_mean():
     np.testing.assert_allclose(on_environment.w, on_model.w[:16], atol=0.01)
 
 
+def test_a_tuple_of_numbers_has_a_row_for_each_of_its_values():
+    spaces = gymnasium.spaces
+    space = spaces.Tuple((spaces.Discrete(3, start=1), spaces.Discrete(2), spaces.Discrete(4, start=-1)))
+    world = World("Blackjack-v1")
+    assert world.shape == (32 * 11 * 2, 2)
+    assert world.current() == (world.seen[0] * 11 + world.seen[1]) * 2 + world.seen[2]
+    number = _numbering(space)
+    seen = itertools.product(range(1, 4), range(2), range(-1, 3))
+    assert [number(x) for x in seen] == list(range(24)) == list(range(rows_of(space) or 0))
+    assert rows_of(spaces.Tuple((spaces.Discrete(2), spaces.Box(0, 1)))) is None
+    assert rows_of(spaces.Tuple([spaces.Discrete(1000)] * 3)) is None
+
+
 def test_a_policy_is_followed_without_learning():
     env = gymnasium.make("FrozenLake-v1", is_slippery=False)
     w = np.zeros((16, 4))
@@ -202,7 +217,6 @@ def test_a_policy_is_followed_without_learning():
     [
         ("Pendulum-v1", "a table needs a Discrete space"),
         ("CartPole-v1", "give features, such as tiles"),
-        ("Blackjack-v1", "give features, such as tiles"),
     ],
 )
 def test_spaces_that_do_not_fit_are_refused(name, words):

@@ -325,6 +325,7 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
     import gymnasium
 
     from operant.core.features import fourier, polynomial, radial_basis, tiles
+    from operant.envs.world import rows_of
 
     seeing = options.observations
     space = None if env is None else env.observation_space
@@ -333,10 +334,10 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
             f"{options.problem} has the actions {env.action_space}: these methods choose among a few, so it needs a "
             "Discrete space"
         )
-    if space is not None and not isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
+    if space is not None and not isinstance(space, gymnasium.spaces.Box) and rows_of(space) is None:
         raise InputError(
-            f"{options.problem} shows {space}: these methods learn from numbers of states or from boxes of numbers; "
-            "wrap the environment so that it shows one of them"
+            f"{options.problem} shows {space}: these methods learn from numbers of states, from a few such numbers at "
+            "once or from boxes of numbers; wrap the environment so that it shows one of them"
         )
     if not isinstance(space, gymnasium.spaces.Box):
         if seeing.features not in ("auto", "none"):

@@ -212,16 +212,16 @@ BAD = {
     "--exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
     "c is 0.0: give a number above 0": ["--ucb.c", 0],
     "--ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
-    "arms x runs, 100,000,000 x 2,000, would take 12,800 GB of memory": ["--arms", 10**8],
-    "arms x runs, 10 x 100,000,000,000, would take 64,000 GB of memory": ["--runs", 10**11],
-    "deviation is 1e+308: give 0, or a number whose size is from 1e-50 to 1e+50": [
+    "--arms x --runs, 100,000,000 x 2,000, would take 12,800 GB of memory": ["--arms", 10**8],
+    "--arms x --runs, 10 x 100,000,000,000, would take 64,000 GB of memory": ["--runs", 10**11],
+    "--deviation is 1e+308: give 0, or a number whose size is from 1e-50 to 1e+50": [
         "--world", "gaussian", "--deviation", 1e308,
     ],
-    "means is -1e+308: give 0, or": ["--world", "gaussian", "--arms", 2, "--means", 1, -1e308],
-    "gradient.step_size is inf: give 0, or a number whose size is": ["--gradient.step-size", "inf"],
-    "epsilon_greedy.initial is inf: give 0, or a number whose size is": ["--epsilon-greedy.initial", "inf"],
-    "linucb.alpha is inf: give 0, or a number whose size is": ["--linucb.alpha", "inf"],
-    "linucb.ridge is 1e-320: give 0, or a number": ["--world", "linear", "--linucb.ridge", 1e-320],
+    "--means is -1e+308: give 0, or": ["--world", "gaussian", "--arms", 2, "--means", 1, -1e308],
+    "--gradient.step-size is inf: give 0, or a number whose size is": ["--gradient.step-size", "inf"],
+    "--epsilon-greedy.initial is inf: give 0, or a number whose size is": ["--epsilon-greedy.initial", "inf"],
+    "--linucb.alpha is inf: give 0, or a number whose size is": ["--linucb.alpha", "inf"],
+    "--linucb.ridge is 1e-320: give 0, or a number": ["--world", "linear", "--linucb.ridge", 1e-320],
     "ridge is 1e-12: give a number above 0, 1e-10 at least": ["--world", "linear", "--linucb.ridge", 1e-12],
 }  # fmt: skip
 
@@ -239,6 +239,7 @@ def test_bad_input_is_said_in_one_line_before_anything_is_written(operant, tmp_p
     ("text", "message"),
     [
         ("", "is empty: give numbers with commas between them, a line a step"),
+        ("1,0\n0,\udcff\n", "cannot be read (it is no text): give numbers"),
         ("1,0\n0,x\n", "could not convert string 'x'"),
         ("1,0\n0,1.5\n", "the reward at [1, 1] is 1.5: give numbers from 0 to 1"),
         ("1,0\n0,nan\n", "table[1, 1] is nan: give finite numbers"),
@@ -247,7 +248,7 @@ def test_bad_input_is_said_in_one_line_before_anything_is_written(operant, tmp_p
 )
 def test_a_bad_table_is_refused(operant, tmp_path, text, message):
     table = tmp_path / "t.csv"
-    table.write_text(text)
+    table.write_text(text, encoding="utf-8", errors="surrogateescape")
     options = ["--world", "adversarial", "--table", table, "--steps", 2, "--arms", 2, "--algorithms", "exp3"]
     code, _, complained = operant("bandit", "--out", tmp_path / "a", *options)
     assert code == 2

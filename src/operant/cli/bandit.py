@@ -37,7 +37,7 @@ from operant.bandits.bounds import lai_robbins
 from operant.bandits.play import standard_error
 from operant.bandits.worlds import Adversarial, Bernoulli, Gaussian, Unfit, World
 from operant.cli.folder import last_metrics, pending, start
-from operant.cli.options import as_dict
+from operant.cli.options import as_dict, flag
 from operant.core.errors import InputError
 from operant.core.memory import require_memory
 from operant.experiment.run import Run, open_run
@@ -164,7 +164,7 @@ def check(options: Options) -> None:
     if options.means and len(options.means) != options.arms:
         raise InputError(f"means has {len(options.means)} numbers and arms is {options.arms}: give one for each arm")
     _require_usable(options)
-    size = f"arms x runs, {options.arms:,} x {options.runs:,},"
+    size = f"--arms x --runs, {options.arms:,} x {options.runs:,},"
     require_memory(8 * numbers(options), size, "take fewer arms or runs, or fewer features, steps or changes")
     world = make_world(options)
     unfit = {}
@@ -188,7 +188,9 @@ def _require_usable(options: Any, prefix: str = "") -> None:
         for x in value if isinstance(value, tuple) else (value,):
             if isinstance(x, float) and x != 0 and not 1 / LARGEST <= abs(x) <= LARGEST:
                 sizes = f"from {1 / LARGEST:g} to {LARGEST:g}"
-                raise InputError(f"{prefix}{field.name} is {x}: give 0, or a number whose size is {sizes}")
+                raise InputError(
+                    f"{flag(type(options), field.name, prefix)} is {x}: give 0, or a number whose size is {sizes}"
+                )
 
 
 def numbers(options: Options) -> int:
@@ -219,8 +221,9 @@ def read_table(path: Path) -> np.ndarray:
     except UserWarning:
         raise InputError(f"the table {path} is empty: give numbers with commas between them, a line a step") from None
     except (OSError, ValueError) as error:
+        why = "it is no text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise InputError(
-            f"the table {path} cannot be read ({error}): give numbers with commas between them, a line a step"
+            f"the table {path} cannot be read ({why}): give numbers with commas between them, a line a step"
         ) from None
 
 

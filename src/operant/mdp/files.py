@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 from operant.mdp.model import MDP, from_arrays, from_transitions
 from operant.mdp.quantecon import from_quantecon, to_quantecon
 
@@ -103,6 +104,8 @@ def _read_csv(path: Path, gamma: float | None) -> MDP:
         _explain(path, place)
     end = columns.get("end", np.zeros(len(table)))
     s, a, t, p, r = (columns[name] for name in COLUMNS)
+    states = 1 + int(max(s.max(initial=-1), t.max(initial=-1)))
+    require_memory(32 * states, f"{states:,} states", "number them from 0, without gaps")
     ends = np.unique(t[end > 0])
     stays = (s == t) & (r == 0)
     if (odd := np.isin(t, ends) & (end == 0) & ~stays).any():

@@ -269,6 +269,7 @@ def test_a_policy_that_never_ends_is_said_to_have_no_value(tmp_path, capsys):
     assert found["endless_greedy_policies"] == 1
     assert "greedy_value" not in found
     said = capsys.readouterr().out
+    assert "Mean return of the one episode while learning: -1. " in said
     assert "The greedy policy can go round for ever, and without a discount that has no value: learn longer" in said
 
 

@@ -174,12 +174,16 @@ def verdict(summary: dict[str, Any], options: Any, steps: int) -> str:
     """The figures in words; `steps` are those that the greedy policy had at most."""
     lines = []
     fewest, most = summary["last_episodes"]
-    last = f"{fewest} to {most}" if fewest < most else most
-    all_, done = options.trials * options.seeds, summary["greedy_episodes"]
-    trials = f"{done} of {all_} episodes (the others were not finished in {steps:,} steps)" if done < all_ else all_
+    last = (
+        f"last {fewest} to {most} episodes" if fewest < most else f"last {most} episodes" if most > 1 else "one episode"
+    )
+    wanted, done = options.trials * options.seeds, summary["greedy_episodes"]
+    trials = f"{wanted} episode{'s' * (wanted > 1)}"
+    if done < wanted:
+        trials = f"{done} of {trials} (the others were not finished in {steps:,} steps)"
     for name, words in (
-        ("return_while_learning", f"mean return of the last {last} episodes while learning"),
-        ("greedy_return", f"mean return of the greedy policy, {trials}" + " episodes" * (done == all_)),
+        ("return_while_learning", f"mean return of the {last} while learning"),
+        ("greedy_return", f"mean return of the greedy policy, {trials}"),
     ):
         if summary.get(name):
             figure = Estimate(*(summary[name][key] for key in ("mean", "low", "high")))

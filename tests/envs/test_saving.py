@@ -57,7 +57,8 @@ def goes_on(runner: Runner, fresh: Runner, policy: Any, steps: int = 45) -> None
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_sync_vectors_go_on_bit_for_bit(name):
+def test_sync_vectors_go_on_bit_for_bit(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log into the folder it is started in
     first = make(name)
     policy = actor_critic(first.env.single_observation_space, first.env.single_action_space)
     goes_on(make(name, **normalisers(first)), make(name, seed=5, **normalisers(first)), policy)

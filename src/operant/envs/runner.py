@@ -1,5 +1,6 @@
-"""Any Gymnasium vector environment as a source of trajectories."""
+"""Any Gymnasium vector environment as a source of trajectories and of transitions."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
@@ -13,6 +14,7 @@ from torch import Tensor
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
+from operant.envs.replay import Replay
 from operant.envs.saving import environment_state, resumes, set_environment_state
 
 COUNTS = ("resetting", "running_return", "running_length")
@@ -109,6 +111,18 @@ class Runner:
             steps, environments = (record["terminated"] | record["truncated"]).T.nonzero(as_tuple=True)
             next_value[environments, steps] = reached_value[place[0] :]
         return Trajectory(next_value=next_value, discount=(~record["terminated"]).float(), **record)
+
+    def collect(self, choose: Callable[[Tensor], Tensor], replay: Replay, size: int) -> None:
+        """`size` steps of every environment into `replay`, with the actions that `choose` makes of observations."""
+        for _ in range(size):
+            observation, mask = self.observation.numpy(), ~self.resetting
+            action = choose(self.observation).numpy()
+            reward, terminated, truncated, final = self._step(action)
+            reached = self.observation.numpy()
+            if final is not None:
+                reached = reached.copy()
+                reached[terminated | truncated] = final.numpy()
+            replay.add(observation, action, reward, terminated, truncated, reached, mask)
 
     def _step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Tensor | None]:
         """(reward, terminated, truncated, the last observations of episodes that ended and were reset at once)."""

@@ -303,6 +303,26 @@ class TestActions:
             torch.testing.assert_close((again.log_prob, again.value), (t.log_prob, t.value))
 
 
+class Screen(Push):
+    """Shows a picture in which every pixel is the number of steps."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (1, 36, 36), np.uint8)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        gymnasium.Env.reset(self, seed=seed)
+        return np.zeros((1, 36, 36), np.uint8), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        return np.full((1, 36, 36), self.steps + 1, np.uint8), *super().step(action)[1:]
+
+
+def test_images_stay_bytes():
+    runner = Runner(SyncVectorEnv([lambda: Screen(gymnasium.spaces.Discrete(3))] * 2))
+    t = runner.rollout(actor_critic(Screen.observation_space, gymnasium.spaces.Discrete(3)), 4)
+    assert t.observation.dtype == torch.uint8
+    assert t.observation[1, :, 0, 5, 7].tolist() == [0, 1, 2, 3]
+
+
 class TestBadWorlds:
     @pytest.mark.parametrize(("script", "what"), [((np.nan, 0.0), "observation"), ((1.0, np.inf), "reward")])
     def test_what_is_no_number_is_named_with_step_and_environment(self, script, what):

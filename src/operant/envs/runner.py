@@ -37,8 +37,9 @@ class Runner:
     SAME_STEP that one is in `info["final_obs"]`; with DISABLED the runner resets what ended. In all three `next_value`
     is the value of the state really reached, truncated or not.
 
-    Actions are recorded as chosen. Those for a Box are clipped to it for the environment, unless `clip_actions` is off.
-    `observations` and `rewards` normalise what is recorded; returns of episodes are sums of the environment's rewards.
+    Observations are recorded as float32, images of bytes as bytes, and actions as they were chosen. Those for a Box are
+    clipped to it for the environment, unless `clip_actions` is off. `observations` and `rewards` normalise what is
+    recorded; returns of episodes are sums of the environment's rewards.
     Raises `InputError` for spaces that do not fit, and for an observation or a reward that is no finite number.
     """
 
@@ -83,7 +84,7 @@ class Runner:
         if policy.memory:
             raise InputError("the runner carries no recurrent state: it takes policies whose `memory` is False")
         place = (self.env.num_envs, size)
-        seen = np.empty((*place, *self.observation.shape[1:]), np.float32)
+        seen = np.empty((*place, *self.observation.shape[1:]), self.observation.numpy().dtype)
         action = np.empty((*place, *self.actions.shape), np.float32 if isinstance(self.actions, spaces.Box) else int)
         log_prob, value, reward = (np.empty(place, np.float32) for _ in range(3))
         terminated, truncated, mask = (np.empty(place, bool) for _ in range(3))
@@ -150,7 +151,7 @@ class Runner:
 
     def _see(self, observation: NDArray[Any]) -> Tensor:
         seen = observation if self.observations is None else self.observations(observation)
-        return torch.tensor(seen, dtype=torch.float32)
+        return torch.from_numpy(np.array(seen, dtype=np.uint8 if seen.dtype == np.uint8 else np.float32))
 
     def _executed(self, action: NDArray[Any]) -> NDArray[Any]:
         if isinstance(self.actions, spaces.Box):
@@ -159,6 +160,8 @@ class Runner:
         return action + self.actions.start
 
     def _check(self, x: NDArray[Any], what: str, environments: NDArray[Any] | None = None) -> None:
+        if x.dtype.kind != "f":
+            return
         # One sum is quicker than many comparisons; it may overflow where no value is wrong.
         with np.errstate(all="ignore"):
             total = x.sum()

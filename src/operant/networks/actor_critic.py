@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Float, Shaped
@@ -9,10 +10,9 @@ from torch import Tensor, nn
 
 from operant.core.errors import InputError
 from operant.core.record import Evaluation
-from operant.networks.heads import Categorical, Gaussian, MultiCategorical
+from operant.networks.heads import Categorical, Gaussian, Head, MultiCategorical
+from operant.networks.image import ImageActorCritic
 from operant.networks.mlp import Initialisation, mlp
-
-Head = Categorical | MultiCategorical | Gaussian
 
 
 class ActorCritic(nn.Module):
@@ -60,8 +60,13 @@ class ActorCritic(nn.Module):
 
 def actor_critic(
     observation_space: spaces.Space[Any], action_space: spaces.Space[Any], hidden: tuple[int, ...] = (64, 64)
-) -> ActorCritic:
-    """An `ActorCritic` for one environment's spaces. Raises `InputError` for spaces that it cannot see or act in."""
+) -> ActorCritic | ImageActorCritic:
+    """A policy for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
+
+    Raises `InputError` for spaces that neither can see or act in.
+    """
+    if isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8:
+        return ImageActorCritic(observation_space.shape, head(action_space))
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         raise InputError(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "

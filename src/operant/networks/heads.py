@@ -90,6 +90,9 @@ class Gaussian(nn.Module):
         return gaussian_entropy(self.log_std).expand(output.shape[:-1])
 
 
+Head = Categorical | MultiCategorical | Gaussian
+
+
 class SquashedGaussian(nn.Module):
     """Numbers within a box: tanh of a Gaussian, stretched to [low, high]. The outputs are means, then raw log σ.
 

@@ -33,7 +33,9 @@ _marked_unchecked = import_hook._is_no_type_check
 
 def _unchecked(decorator: ast.AST) -> bool:
     """numba compiles the bare function, so its kernels stay as they are."""
-    return _marked_unchecked(decorator) or any(word in ast.unparse(decorator) for word in ("njit", "overload"))
+    return _marked_unchecked(decorator) or any(
+        word in ast.unparse(decorator) for word in ("njit", "jitable", "overload")
+    )
 
 
 import_hook._is_no_type_check = _unchecked

@@ -122,3 +122,11 @@ def test_a_policys_process_as_a_decision_process_has_its_values(seed):
     value = process.value()
     np.testing.assert_allclose(found.reward + 0.9 * found.matrix() @ value, value[:4], atol=1e-12)
     assert value[4] == 0
+
+
+def test_what_has_no_chance_is_no_way():
+    """A zero that a sparse matrix stores connects nothing."""
+    stored = sparse.csr_array((np.array([1.0, 0.0, 1.0, 0.0]), np.array([0, 1, 1, 0]), np.array([0, 2, 4])))
+    assert len(MarkovChain(stored).classes()[1]) == 2
+    with pytest.raises(InputError, match="2 classes that are never left"):
+        MarkovChain(stored).stationary()

@@ -150,3 +150,16 @@ def test_what_is_refused():
         from_transitions([-1], [0], [0], [1.0], [0.0], 0.9)
     with pytest.raises(InputError, match="no states"):
         from_transitions([], [], [], [], [], 0.9)
+
+
+def test_a_row_without_probabilities_is_refused():
+    transition = np.array([[[0.5, 0.5], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]])
+    with pytest.raises(InputError, match="state 1, action 1: all probabilities are 0"):
+        from_arrays(transition, np.array([[0.0, 1.0], [0.0, 5.0]]), 0.9)
+    assert from_arrays(transition, np.array([[0.0, 1.0], [0.0, -np.inf]]), 0.9).first.tolist() == [0, 2, 3]
+
+
+def test_a_mean_reward_is_divided_as_its_probabilities_are():
+    mdp = from_transitions([0, 0], [0, 0], [0, 1], [0.5, 0.5 + 9e-10], [1e6, 1e6 + 1], 0.5, ends=[1])
+    assert mdp.transition_reward is not None
+    assert mdp.reward[0] == pytest.approx(mdp.probability @ mdp.transition_reward, rel=1e-15)

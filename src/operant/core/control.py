@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import types
-from numba.extending import overload
+from numba.extending import overload, register_jitable
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
@@ -106,6 +106,7 @@ def begin(world: Any, config: Learning, seed: int) -> tuple[NDArray[np.float64],
     return w, np.zeros(world.shape if counted else (0, 0), dtype=np.int64), stream(seed, 1)
 
 
+@register_jitable
 def explore(rule: Rule) -> float:
     """ε of this step, after which the clock stands one further."""
     t = int(rule.clock[0])
@@ -119,16 +120,6 @@ def rate(rule: Rule, x: Features, a: int) -> float:
         return rule.alpha
     rule.visits[x, a] += 1
     return rule.alpha * float(rule.visits[x, a]) ** -rule.alpha_power
-
-
-@overload(explore)
-def _explore(rule: Any) -> Any:
-    def compiled(rule: Any) -> Any:
-        t = rule.clock[0]
-        rule.clock[0] = t + 1
-        return max(rule.epsilon_end, rule.epsilon - rule.slope * t)
-
-    return compiled
 
 
 @overload(rate)

@@ -50,6 +50,7 @@ class MarkovChain:
                 f"state {s}: the probabilities sum to {p[[s]].sum():.12g}, not to 1; mend the row, or "
                 "let what is missing lead to an end"
             )
+        p.eliminate_zeros()  # what has no chance is no way from one state to another
         object.__setattr__(self, "transition", sparse.csr_array(p))
 
     @property
@@ -130,6 +131,8 @@ class MarkovRewardProcess:
     gamma: float
     end: Array | None = None
     """[S]: states of value 0, from which nothing follows; None: none."""
+    mixed: tuple[int, float] = (0, 0.0)
+    """As in `operant.mdp.model.MDP`."""
 
     def __post_init__(self) -> None:
         reward = np.asarray(self.reward, dtype=np.float64)
@@ -186,7 +189,9 @@ def as_decision_process(process: MarkovRewardProcess) -> MDP:
     rows = sparse.csr_array(process.chain.transition[going])
     first, action = np.concatenate([[0], np.cumsum(going)]), np.zeros(int(going.sum()), dtype=np.int32)
     reward = np.asarray(process.reward)[going]
-    return MDP(first, action, rows.indptr, rows.indices, rows.data, reward, process.gamma, process.end)
+    return MDP(
+        first, action, rows.indptr, rows.indices, rows.data, reward, process.gamma, process.end, mixed=process.mixed
+    )  # fmt: skip
 
 
 def policy_reward_process(mdp: MDP, policy: Values) -> MarkovRewardProcess:
@@ -219,7 +224,11 @@ def policy_reward_process(mdp: MDP, policy: Values) -> MarkovRewardProcess:
             f"the policy has the shape {given.shape}; for this model it is ({mdp.states},), an action for each state, "
             f"or ({mdp.states}, {mdp.actions}), their probabilities"
         )
+    if len(weight):
+        weight /= np.bincount(state, weight, mdp.states)[state]
     mix = sparse.csr_array((weight, (state, np.arange(len(state)))), shape=(mdp.states, len(state)))
     stay = sparse.diags_array(mdp.end.astype(np.float64))
     chain = MarkovChain(sparse.csr_array(mix @ mdp.matrix() + stay))
-    return MarkovRewardProcess(chain, mix @ mdp.reward, mdp.gamma, mdp.end)
+    terms = int((mix.indptr[1:] - mix.indptr[:-1]).max(initial=0)) + mdp.mixed[0]
+    largest = max(mdp.mixed[1], float(np.abs(mdp.reward).max(initial=0.0)))
+    return MarkovRewardProcess(chain, mix @ mdp.reward, mdp.gamma, mdp.end, (terms, largest))

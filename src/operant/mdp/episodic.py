@@ -19,8 +19,21 @@ EPSILON = float(np.finfo(np.float64).eps)
 
 
 def unit_of_rounding(mdp: MDP) -> float:
-    """A sum of K products is off by at most K u of its terms' sizes, and a row of probabilities by K u from 1."""
-    return (int(np.diff(mdp.start).max(initial=0)) + 4) * EPSILON
+    """A sum of K products is off by at most K u of its terms' sizes, and a row of probabilities by K u from 1.
+
+    What rows are mixtures of counts as terms too.
+    """
+    return (int(np.diff(mdp.start).max(initial=0)) + mdp.mixed[0] + 4) * EPSILON
+
+
+def largest_reward(mdp: MDP) -> float:
+    """In size, of the rows or of those that they are mixtures of."""
+    return max(float(np.abs(mdp.reward).max(initial=0.0)), mdp.mixed[1])
+
+
+def rounding(mdp: MDP, value: NDArray[np.float64]) -> float:
+    """How wrong value - T value may be; more than 0 even where nothing is paid."""
+    return float(unit_of_rounding(mdp) * max(largest_reward(mdp) + 2 * np.abs(value).max(initial=0.0), 1e-150))
 
 
 def certify_episodic(
@@ -33,25 +46,18 @@ def certify_episodic(
     if not np.isfinite(steps).all():
         return value, math.inf
     going, out, greedy = ~mdp.end, np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    unit = unit_of_rounding(mdp)
-    paid = np.abs(mdp.reward).max(initial=0.0)
-
-    def rounding(v: NDArray[np.float64]) -> float:
-        """How wrong v - T v may be; more than 0 even where nothing is paid."""
-        return float(unit * max(paid + 2 * np.abs(v).max(initial=0.0), 1e-150))
-
     optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
     after = mdp.matrix()[greedy[going]] @ steps
-    shortest = float((steps[going] - after).min(initial=1.0)) - rounding(steps)
+    shortest = float((steps[going] - after).min(initial=1.0)) - rounding(mdp, steps)
     if not (shortest > 0 and (steps[mdp.end] == 0).all() and (steps >= 0).all()):
         return value, math.inf
     h = steps / shortest
-    lower = value - (max(0.0, float((value - out)[going].max(initial=0.0))) + rounding(value)) * h
-    rise = max(0.0, float((out - value)[going].max(initial=0.0))) + rounding(value)
+    lower = value - (max(0.0, float((value - out)[going].max(initial=0.0))) + rounding(mdp, value)) * h
+    rise = max(0.0, float((out - value)[going].max(initial=0.0))) + rounding(mdp, value)
     for scale in (4, 64, 1024, 2**20):
         upper = value + scale * rise * h
         optimal_backup(mdp.rows, mdp.gamma, upper, out, NONE)
-        if (upper - out > 2 * rounding(upper))[going].all():
+        if (upper - out > 2 * rounding(mdp, upper))[going].all():
             return (lower + upper) / 2, float((upper - lower).max()) / 2 * (1 + 4 * EPSILON)
     return value, math.inf
 
@@ -60,8 +66,11 @@ def slowest_steps(mdp: MDP, value: NDArray[np.float64], rows: NDArray[np.int64])
     """[S]: steps to an end where, of the actions that are best in `value`, always the slowest is taken; inf = never."""
     owner = mdp.row_states()
     worth = mdp.reward + mdp.matrix() @ value
-    best = np.flatnonzero(worth >= value[owner] - 1e-9 * (1 + np.abs(value[owner])))
-    best = np.union1d(best, rows[rows >= 0])
+    top = np.full(mdp.states, -np.inf)
+    np.maximum.at(top, owner, worth)
+    # Rows that could be best as far as the values are known: to what a sweep still changes, and rounding.
+    doubt = np.abs(top - value)[~mdp.end].max(initial=0.0) + rounding(mdp, value)
+    best = np.union1d(np.flatnonzero(worth >= top[owner] - 2 * doubt), rows[rows >= 0])
     among = _rows_of(mdp, best)
     chosen = np.where(rows >= 0, np.searchsorted(best, rows), -1)
     going, out, greedy = ~mdp.end, np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
@@ -87,7 +96,8 @@ def require_loss(mdp: MDP, rows: NDArray[np.int64]) -> None:
         if mdp.end[members].any():
             continue
         inside = MarkovChain(process.chain.transition[members][:, members])
-        if inside.stationary() @ process.reward[members] > -1e-12 * np.abs(mdp.reward).max():
+        gain, paid = inside.stationary() @ process.reward[members], np.abs(process.reward[members]).max()
+        if gain >= -1e-12 * paid:
             raise endless()
 
 

@@ -147,7 +147,7 @@ def _write_csv(mdp: MDP, path: Path) -> None:
 
 def _arrays(mdp: MDP, form: Form) -> dict[str, Any]:
     if form == "operant":
-        fields = {f.name: getattr(mdp, f.name) for f in dataclasses.fields(mdp)}
+        fields = {f.name: getattr(mdp, f.name) for f in dataclasses.fields(mdp) if f.name != "mixed"}
         return {name: x for name, x in fields.items() if x is not None}
     ends = {"ends": np.flatnonzero(mdp.end)}
     if form == "pymdptoolbox":
@@ -166,9 +166,9 @@ def _read_npz(path: Path, gamma: float | None) -> MDP:
     if np.ndim(discount) != 0:
         raise InputError(f"the discount has the shape {np.shape(discount)}: it is one number")
     ends = held.get("ends", np.zeros(0, dtype=np.int64)).tolist()
-    fields = {f.name for f in dataclasses.fields(MDP)} - {"gamma"}
+    fields = {f.name for f in dataclasses.fields(MDP)} - {"gamma", "mixed"}
     if fields - {"transition_reward"} <= held.keys():
-        return MDP(gamma=float(discount), **{name: x for name, x in held.items() if name in fields})
+        return MDP(gamma=float(discount), **{name: held[name] for name in fields & held.keys()})  # pyright: ignore
     if {"transition", "reward"} <= held.keys():
         return from_arrays(held["transition"], held["reward"], float(discount), ends)
     if "R" in held and ("Q" in held or "Q_data" in held):

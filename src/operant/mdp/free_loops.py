@@ -4,7 +4,8 @@ Without a discount, such a set of states (an end component whose rows pay 0: de 
 optimum from every sweep: whatever its states are worth, they can go on being worth it. But all of them are worth the
 same, since whoever is in one can first go to any other for nothing; and staying for ever is worth 0. So the set
 becomes one state that keeps the rows by which it can be left, and gets one more that ends there and then for 0. The
-optimum is the same (Haddad and Monmege 2018, for reaching a goal), and nobody can idle.
+optimum is the same (Haddad and Monmege 2018, for reaching a goal), and nobody can idle. Probabilities of a row are
+taken to sum to exactly 1, whatever rounding made of their sum.
 """
 
 from typing import NamedTuple

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from operant.core.errors import InputError
-from operant.mdp.backup import Rows, divide_rows, first_bad_row, read_only
+from operant.mdp.backup import ONE, Rows, divide_rows, first_bad_row, read_only
 
 ROUNDING = 1e-9
 """How far the probabilities of a row may be from 1 in sum; they are then divided by it."""
@@ -56,6 +56,9 @@ class MDP:
     """[S], bool: where an episode is over."""
     transition_reward: Array | None = None
     """[N], float64: the reward of each transition, where it depends on the next state; `reward` is its mean."""
+    mixed: tuple[int, float] = (0, 0.0)
+    """Where rows are mixtures of others: of how many at most, and the largest reward in size there. Bounds then count
+    what rounding did to the mixtures."""
 
     def __post_init__(self) -> None:
         kinds = {
@@ -179,7 +182,10 @@ class MDP:
         """[R, S]: the transition probabilities of every row."""
         shape = (len(self.action), self.states)
         found = sparse.csr_array((self.probability, self.next_state.astype(np.int64), self.start), shape=shape)
-        return found if found.has_sorted_indices else found.sorted_indices()  # scipy would sort what is read-only
+        if not found.has_canonical_format:
+            found = found.copy()  # scipy sorts and adds up in place, which what is read-only does not allow
+            found.sum_duplicates()
+        return found
 
     def with_gamma(self, gamma: float) -> MDP:
         """The same world with another discount."""
@@ -252,7 +258,11 @@ def from_transitions(
     row_state, row_action = s[at][rows], a[at][rows]
     by_row = mean[rows]
     alone = bool((mean == np.repeat(by_row, np.diff(start))).all())
-    total = by_row if alone else np.add.reduceat(paid, rows)
+    total = by_row
+    if not alone:
+        sums = np.add.reduceat(weight, rows)
+        inexact = (np.abs(sums - 1) > ONE) & (sums > 0)  # such rows are divided by their sum
+        total = np.divide(np.add.reduceat(paid, rows), np.where(inexact, sums, 1.0))
     end = np.zeros(count, dtype=bool)
     end[ended] = True
     return MDP(
@@ -273,13 +283,14 @@ def from_arrays(transition: Values, reward: Values, gamma: float, ends: Iterable
     states, actions = square[0], len(matrices)
     pay = reward if isinstance(reward, list) and sparse.issparse(reward[0]) else np.asarray(reward, dtype=np.float64)
     ended = ends_mask(ends, states)
+    by_row = pay if isinstance(pay, np.ndarray) and pay.shape == (states, actions) else None
     found = []
     for action, m in enumerate(matrices):
         s, t = (x.astype(np.int64) for x in m.coords)
         if isinstance(pay, np.ndarray) and pay.shape == (states,):
             r = pay[s]
-        elif isinstance(pay, np.ndarray) and pay.shape == (states, actions):
-            r = pay[s, action]
+        elif by_row is not None:
+            r = by_row[s, action]
         elif len(pay) == actions and pay[action].shape == (states, states):
             r = np.asarray(sparse.csr_array(pay[action])[s, t]).ravel()
         else:
@@ -288,6 +299,13 @@ def from_arrays(transition: Values, reward: Values, gamma: float, ends: Iterable
                 f"({states}, {actions}) or ({actions}, {states}, {states})"
             )
         kept = ~ended[s] & (r != -np.inf) & (m.data != 0)
+        has = by_row is None or by_row[:, action] > -np.inf
+        empty = has & ~ended & (np.bincount(s, m.data != 0, states) == 0)
+        if empty.any():
+            raise InputError(
+                f"state {int(np.argmax(empty))}, action {action}: all probabilities are 0; mend the row, or give the "
+                "reward -inf to an action that the state does not have"
+            )
         found.append((s[kept], np.full(int(kept.sum()), action), t[kept], m.data[kept], r[kept]))
     columns = (np.concatenate(x) for x in zip(*found, strict=True))
     return from_transitions(*columns, gamma, states, ended.nonzero()[0].tolist())  # pyright: ignore

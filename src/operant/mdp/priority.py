@@ -27,12 +27,10 @@ class Predecessors(NamedTuple):
 
 def predecessors(mdp: MDP) -> Predecessors:
     """Those of every state of a model."""
-    matrix = mdp.matrix().copy()
-    matrix.sum_duplicates()
-    table = matrix.tocoo()
+    table = mdp.matrix().tocoo()
     source, target = mdp.row_states()[table.coords[0]], table.coords[1].astype(np.int64)
     order = np.lexsort((source, target))
-    source, target, chance = source[order], target[order], table.data[order]
+    source, target, chance = source[order], target[order], np.asarray(table.data, dtype=np.float64)[order]
     new = np.ones(len(source), dtype=bool)
     new[1:] = (source[1:] != source[:-1]) | (target[1:] != target[:-1])
     at = np.flatnonzero(new)

@@ -22,6 +22,7 @@ from operant.mdp.backup import optimal_backup
 from operant.mdp.episodic import (
     EPSILON,
     certify_episodic,
+    largest_reward,
     require_loss,
     rows_toward_ends,
     slowest_steps,
@@ -112,7 +113,7 @@ def unchanged(value: NDArray[np.float64], change: float) -> bool:
 
 def only_rounding(mdp: MDP, value: NDArray[np.float64], error: float) -> bool:
     """Whether bounds this far apart may be rounding alone: another sweep need not bring them closer."""
-    return error < 100 * EPSILON * float(np.abs(value).max(initial=1e-300)) / (1 - mdp.gamma)
+    return error < 30 * unit_of_rounding(mdp) * float(np.abs(value).max(initial=1e-300)) / (1 - mdp.gamma)
 
 
 def certify(
@@ -127,7 +128,7 @@ def certify(
     if not gamma * (1 + unit) < 1 or not math.isfinite(high - low):
         return 0.0, math.inf
     factor = gamma / (1 - gamma)
-    wrong = unit * (np.abs(mdp.reward).max(initial=0.0) + gamma * np.abs(value).max(initial=0.0))
+    wrong = unit * max(largest_reward(mdp) + gamma * np.abs(value).max(initial=0.0), 1e-290)
     slack = wrong * (1 + 2 * factor) + factor * max(abs(low), abs(high)) * 2 * unit / (1 - gamma * (1 + unit))
     return factor * (low + high) / 2, half_span(mdp, low, high) + float(slack)
 

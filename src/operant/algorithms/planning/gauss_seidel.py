@@ -57,7 +57,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
             value, error = prove(mdp, state.value, out, greedy)
             yield {"bound/error": error, "bound/largest_change": change}
             still = unchanged(state.value, change)
-            if still and error == np.inf:
+            if still and error == np.inf and mdp.gamma == 1:
                 raise endless()
             if error <= config.error or still or over:
                 state.result = solution(mdp, value, greedy, error, config.error, state.step + 1, started, state.merged)

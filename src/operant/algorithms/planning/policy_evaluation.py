@@ -30,7 +30,8 @@ class Config:
 def init(mdp: MDP, policy: Values, value: NDArray[np.float64] | None = None) -> State:
     """`policy` is [S], an action for each state, or [S, A], their probabilities.
 
-    Raises InputError for a policy of another model, and if γ = 1 and from some state it never reaches an end.
+    Raises InputError for a policy of another model, and if γ = 1 and from some state it never reaches an end, unless it
+    is paid nothing from there on.
     """
     process = as_decision_process(policy_reward_process(mdp, policy))
     return (value_iteration if mdp.gamma < 1 else gauss_seidel).init(process, value)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from operant.mdp.backup import optimal_backup
 from operant.mdp.chain import policy_reward_process
-from operant.mdp.episodic import certify_episodic, endless, rows_toward_ends, slowest_steps
+from operant.mdp.episodic import certify_episodic, endless, rounding, rows_toward_ends, slowest_steps
 from operant.mdp.free_loops import Merged, merge_free_loops
 from operant.mdp.model import MDP
 from operant.mdp.solution import Metrics, Solution, answer, certify, shifted, solution
@@ -70,7 +70,8 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
         state.step += 1
         # A gain that rounding could have made is none: policies of equal worth would follow one another for ever.
-        better = going & (out - value > 1e-10 * (1 + np.abs(value)))
+        missed = np.abs(process.reward + mdp.gamma * (process.chain.transition @ value) - value)[going]
+        better = going & (out - value > 4 * (missed.max(initial=0.0) + rounding(mdp, value)))
         yield {"policy/changed": float(better.sum()), "bound/largest_change": float(np.abs(out - value).max())}
         if not better.any() or state.step >= config.max_improvements:
             break

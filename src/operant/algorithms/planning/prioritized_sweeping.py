@@ -68,7 +68,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         value, error = prove(mdp, state.value, out, greedy)
         yield {"bound/error": error}
         still = unchanged(state.value, change)
-        if still and error == np.inf:
+        if still and error == np.inf and mdp.gamma == 1:
             raise endless()
         if error <= config.error or still or state.step >= config.max_sweeps - 1:
             sweeps = backups / mdp.states + 2

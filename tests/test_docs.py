@@ -176,6 +176,7 @@ def flags_of(options: type, prefix: str = "") -> set[str]:
     for name, hint in typing.get_type_hints(options, include_extras=True).items():
         marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
         inner = typing.get_args(hint)[0] if marks else hint
+        name = next((mark.name for mark in marks if getattr(mark, "name", None)), name)
         own = name[:-1].replace("_", "-") + name[-1]
         if dataclasses.is_dataclass(inner) and isinstance(inner, type):
             found |= flags_of(inner, prefix if marks else f"{prefix}{own}.")

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import numpy as np
 import pytest
 
 from operant.cli import bandit
+from operant.core.errors import Diverged
+from operant.experiment import run
 from operant.experiment.run import Run
 
 FEW = ["--runs", 20, "--steps", 60, "--arms", 3]
@@ -50,6 +54,8 @@ def test_a_comparison_ends_with_figures_a_table_and_a_report(operant, tmp_path):
     assert page.count("<polygon") == 3 * len(names)
     assert "Lai and Robbins" in page
     assert not re.search(r"\bnan\b|https?://", page)
+    charts = dict(re.findall(r"<h3>([^<]*), stage by stage</h3>(.*?)</figure>", page, re.S))
+    assert "%" not in charts["Reward per step"]
 
 
 WORLDS = {
@@ -137,6 +143,28 @@ def test_interrupted_anywhere_and_resumed_it_ends_as_if_uninterrupted(operant, t
     assert (code, said) == (0, f"{out} is finished; nothing to resume\n")
 
 
+def test_ctrl_c_names_the_folder_to_resume(operant, tmp_path, monkeypatch):
+    save, out = Run._save, tmp_path / "a"
+
+    def interrupted(self: Run, *rest: Any) -> None:
+        save(self, *rest)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "_save", interrupted)
+        options = [*FEW, "--algorithms", "ucb", "--checkpoint-every", 10]
+        code, _, complained = operant("bandit", "--out", out, *options)
+    assert code == 130
+    assert complained.endswith(f"stopped after step 10; --resume continues {out}\n")
+    assert operant("bandit", "--out", out, "--resume")[0] == 0
+
+
+def test_numbers_that_leave_their_range_are_not_cured_by_a_learning_rate():
+    for name, cure in (("bandit/reward", "smaller numbers in the world"), ("loss/value", "a smaller learning rate")):
+        with pytest.raises(Diverged, match=f"step 3: the {name} is nan. The last checkpoint is intact; {cure}"):
+            run._require_finite_metrics({name: math.nan}, 3)
+
+
 def test_a_table_that_has_changed_is_not_resumed(operant, tmp_path, monkeypatch):
     table = tmp_path / "t.csv"
     table.write_text("1,0\n" * 20)
@@ -159,7 +187,7 @@ BAD = {
     "algorithms is empty: name some of greedy": ["--algorithms"],
     "arms is 1: a bandit has at least 2": ["--arms", 1],
     "runs is 1: an error is estimated from how runs differ": ["--runs", 1],
-    "steps is 0: give a whole number, 1 or more": ["--steps", 0],
+    "--steps is 0: give a whole number, 1 or more": ["--steps", 0],
     "the seed is 4294967296": ["--seed", 2**32],
     "linucb chooses by contexts, and this world has none: take a world with contexts. Those that fit --world "
     "bernoulli: greedy, epsilon_greedy, decaying, optimistic, ucb, kl_ucb, thompson, gradient, exp3": [
@@ -181,9 +209,20 @@ BAD = {
     "the table nowhere.csv cannot be read": ["--world", "adversarial", "--table", "nowhere.csv"],
     "there is no algorithm without chance 'thompson'": ["--world", "adversarial", "--against", "thompson"],
     "changes is 60: give a whole number from 0 to 59": ["--world", "abrupt", "--steps", 60, "--changes", 60],
-    "exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
+    "--exp3.gamma is 1.5: give a number between 0 and 1": ["--exp3.gamma", 1.5],
     "c is 0.0: give a number above 0": ["--ucb.c", 0],
-    "ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
+    "--ucb.c is -1.0: give a number, 0 or more": ["--ucb.c", -1],
+    "arms x runs, 100,000,000 x 2,000, would take 12,800 GB of memory": ["--arms", 10**8],
+    "arms x runs, 10 x 100,000,000,000, would take 64,000 GB of memory": ["--runs", 10**11],
+    "deviation is 1e+308: give 0, or a number whose size is from 1e-50 to 1e+50": [
+        "--world", "gaussian", "--deviation", 1e308,
+    ],
+    "means is -1e+308: give 0, or": ["--world", "gaussian", "--arms", 2, "--means", 1, -1e308],
+    "gradient.step_size is inf: give 0, or a number whose size is": ["--gradient.step-size", "inf"],
+    "epsilon_greedy.initial is inf: give 0, or a number whose size is": ["--epsilon-greedy.initial", "inf"],
+    "linucb.alpha is inf: give 0, or a number whose size is": ["--linucb.alpha", "inf"],
+    "linucb.ridge is 1e-320: give 0, or a number": ["--world", "linear", "--linucb.ridge", 1e-320],
+    "ridge is 1e-12: give a number above 0, 1e-10 at least": ["--world", "linear", "--linucb.ridge", 1e-12],
 }  # fmt: skip
 
 
@@ -199,6 +238,7 @@ def test_bad_input_is_said_in_one_line_before_anything_is_written(operant, tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("", "is empty: give numbers with commas between them, a line a step"),
         ("1,0\n0,x\n", "could not convert string 'x'"),
         ("1,0\n0,1.5\n", "the reward at [1, 1] is 1.5: give numbers from 0 to 1"),
         ("1,0\n0,nan\n", "table[1, 1] is nan: give finite numbers"),

@@ -153,6 +153,28 @@ def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(tmp_path
     assert "goes on with a new episode" in capsys.readouterr().out
 
 
+def test_actions_may_be_counted_from_1(tmp_path, monkeypatch):
+    (tmp_path / "my_slope.py").write_text(
+        "import gymnasium\n"
+        "import numpy as np\n\n"
+        "class Slope(gymnasium.Env):\n"
+        "    observation_space = gymnasium.spaces.Box(0, 3, (1,), np.float32)\n"
+        "    action_space = gymnasium.spaces.Discrete(2, start=1)\n\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        super().reset(seed=seed)\n"
+        "        self.at = 0\n"
+        "        return np.zeros(1, np.float32), {}\n\n"
+        "    def step(self, action):\n"
+        "        assert self.action_space.contains(action), action\n"
+        "        self.at = max(0, self.at + (1 if action == 2 else -1))\n"
+        "        return np.full(1, self.at, np.float32), float(self.at == 3), self.at == 3, False, {}\n\n"
+        "gymnasium.register('Slope-v0', Slope)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run("my_slope:Slope-v0", "--steps", 2000, "--out", tmp_path / "run")
+    assert summary(tmp_path / "run")["greedy_return"]["mean"] == 1.0
+
+
 def test_a_model_in_a_file_is_learned(tmp_path):
     lines = ["state,action,next_state,probability,reward,end", "0,0,0,1,0,0", "0,1,1,1,1,1"]
     (tmp_path / "model.csv").write_text("\n".join(lines) + "\n")
@@ -177,13 +199,77 @@ def test_cells_that_cannot_be_reached_are_drawn_as_such(tmp_path, capsys):
     assert [n for n, line in enumerate(lines[1:]) if line.endswith(",wall")] == [*range(37, 47)]
 
 
+def test_goals_and_holes_of_gymnasium_are_drawn_as_ends(tmp_path):
+    for name, ends in {"FrozenLake-v1": [5, 7, 11, 12, 15], "CliffWalking-v1": [47]}.items():
+        run(name, "--steps", 2000, "--out", tmp_path / name)
+        names = [line.split(",")[-1] for line in (tmp_path / name / "values.csv").read_text().splitlines()[1:]]
+        assert [s for s, words in enumerate(names) if words == "end"][: len(ends)] == ends
+        assert [s for s, words in enumerate(names) if words == "wall"] == ([] if "Lake" in name else [*range(37, 47)])
+
+
+def test_values_that_were_learned_have_no_bounds_and_say_where_nothing_was_learned(tmp_path, capsys):
+    run("Taxi-v4", "--steps", 2000, "--seeds", 2, "--seed", 3, "--out", tmp_path / "run")
+    lines = [line.split(",") for line in (tmp_path / "run" / "values.csv").read_text().splitlines()]
+    assert lines[0] == ["state", "value", "action", "name"]
+    unknown = [float(value) for _, value, _, name in lines[1:] if name == "?"]
+    assert 0 < len(unknown) < 400
+    assert set(unknown) == {0.0}
+    assert any(float(value) % 1 for _, value, _, name in lines[1:] if name not in ("?", "end"))
+    assert "What the learner with the seed 3 found, the first of 2" in capsys.readouterr().out
+    assert "<td>?</td>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_blackjack_is_learned_in_a_table(tmp_path):
+    """Any action with the same chance loses 0.4 of the stake, always sticking 0.16; the best there is loses 0.05."""
+    run("Blackjack-v1", "--steps", 100_000, "--alpha", 0.02, "--gamma", 1, "--trials", 4000, "--out", tmp_path / "run")
+    run("Blackjack-v1", "--steps", 1000, "--alpha", 1e-9, "--epsilon", 1, "--trials", 4000, "--out", tmp_path / "none")
+    good, none = (summary(tmp_path / x)["greedy_return"]["mean"] for x in ("run", "none"))
+    assert none < -0.13 < good
+
+
+@pytest.mark.parametrize("name", ["cliff", "MountainCar-v0"])
+def test_values_that_grow_without_bound_are_said_to_diverge(name, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(name, "--steps", 2000, "--alpha", 1e300, "--out", tmp_path / "run")
+    assert stopped.value.code == 1
+    assert "a value is no longer finite; give a smaller --alpha" in capsys.readouterr().err
+
+
+def test_few_episodes_are_counted_and_long_ones_cut_off(tmp_path, capsys, monkeypatch):
+    """Without exploration or a step to speak of, the greedy policy is a random walk that now and then ends."""
+    monkeypatch.setattr("operant.cli.learned.MODEL_STEPS", 20_000)
+    run("cliff", "--steps", 10_000, "--alpha", 1e-300, "--limit", 10**8, "--epsilon", 1, "--out", tmp_path / "run")
+    found, said = summary(tmp_path / "run"), capsys.readouterr().out
+    assert found["last_episodes"] == [found["episodes"]] * 2
+    assert f"Mean return of the last {found['episodes']:.0f} episodes" in said
+    assert f"{found['greedy_episodes']} of 100 episodes (the others were not finished in 20,000 steps)" in said or (
+        found["greedy_episodes"] == 0 and "the greedy policy finished no episode in 20,000 steps" in said.lower()
+    )
+
+
+def test_the_clock_starts_when_all_is_compiled(tmp_path, monkeypatch):
+    """The learner that is compiled for leaves no trace, and its step is done before the run folder is there."""
+    from operant.cli import learn
+
+    steps, original = [], learn.train
+
+    def watched(learners, module, config):
+        steps.append((config.report_every, (tmp_path / "run").exists()))
+        return original(learners, module, config)
+
+    monkeypatch.setattr(learn, "train", watched)
+    run("cliff", "--steps", 1000, "--out", tmp_path / "run")
+    assert steps == [(1, False), (0, True)]
+
+
 def test_a_policy_that_never_ends_is_said_to_have_no_value(tmp_path, capsys):
     """After three steps the walker still runs against a wall, which without a discount has no finite value."""
     run("corner_grid", "--steps", 3, "--out", tmp_path / "run", "--initial", 5)
     found = summary(tmp_path / "run")
     assert found["endless_greedy_policies"] == 1
     assert "greedy_value" not in found
-    assert "Greedy policies that never end: 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The greedy policy can go round for ever, and without a discount that has no value: learn longer" in said
 
 
 def test_what_was_left_open_is_written_down(tmp_path):
@@ -203,19 +289,29 @@ def test_what_was_left_open_is_written_down(tmp_path):
         (["cliffs"], "did you mean cliff"),
         (["cartpole"], "did you mean CartPole-v1 or CartPole-v0"),
         (["walk"], "operant learn without arguments says what there is"),
-        (["cliff", "--lambda_", "0.5"], "lambda_ is no setting of q_learning"),
+        (["cliff", "--lambda", "0.5"], "--lambda is no setting of q_learning"),
         (["cliff", "--on", "environment"], "cliff is no environment of Gymnasium"),
         (["CartPole-v1", "--on", "model"], "CartPole-v1 does not tell its model"),
         (["CartPole-v1", "--features", "none"], "a table cannot hold it; take --features tiles"),
         (["Taxi-v4", "--features", "tiles"], "Taxi-v4 has numbers of states: a table is exact"),
         (["CartPole-v1", "--low", "0", "1"], "low and high have 2 and 4 numbers"),
         (["Pendulum-v1"], "needs a Discrete space"),
-        (["Blackjack-v1"], "Blackjack-v1 shows"),
+        (["Blackjack-v1", "--features", "tiles"], "Blackjack-v1 has numbers of states: a table is exact"),
+        (["CartPole-v1", "--alpha-power", "1"], "--alpha-power is 1.0, which counts visits to single states"),
         (["MountainCar-v0", "--method", "dyna_q"], "Dyna-Q takes a table, no features"),
         (["CartPole-v1", "--tiles", "300"], "more than 20,000,000: give a smaller --tiles"),
         (["cliff", "--epsilon", "2"], "epsilon is 2.0"),
-        (["cliff", "--alpha", "0"], "alpha is 0.0: give a number above 0"),
-        (["cliff", "--steps", "0"], "steps is 0"),
+        (["cliff", "--alpha", "0"], "--alpha is 0.0: give a finite number above 0"),
+        (["cliff", "--alpha", "-1"], "--alpha is -1.0: give a finite number above 0"),
+        (["cliff", "--alpha", "inf"], "--alpha is inf: give a finite number"),
+        (["CartPole-v1", "--low", "nan", "0", "0", "0"], "--low is nan: give a finite number"),
+        (["cliff", "--epsilon-end", "0.5"], "--epsilon-end is 0.5: give a number from 0 to epsilon"),
+        (["cliff", "--method", "n_step_sarsa", "--n", "1000000000000"], "--n is 1000000000000: give at most 1000, the"),
+        (
+            ["cliff", "--method", "n_step_sarsa", "--n", "200", "--steps", "99"],
+            "at most 99, the steps that the run has",
+        ),
+        (["cliff", "--steps", "0"], "--steps is 0"),
         (["FrozenLake-v1", "--env-args", "no_such", "1"], "Gymnasium cannot make FrozenLake-v1"),
         (["cliff", "--resume"], "say which folder|no run to resume"),
     ],

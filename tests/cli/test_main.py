@@ -96,7 +96,7 @@ def flags(kind: Any, prefix: str = "") -> Iterator[str]:
             short = any("OmitArgPrefixes" in str(mark) for mark in marks)
             yield from flags(inner, prefix if short else f"{prefix}{dashed(name)}.")
         elif not any("Positional" in str(mark) for mark in marks):
-            yield f"--{prefix}{dashed(name)}"
+            yield f"--{prefix}{dashed(next((mark.name for mark in marks if getattr(mark, 'name', None)), name))}"
 
 
 def dashed(name: str) -> str:
@@ -195,3 +195,24 @@ def test_the_installed_script_is_this_function():
 
     found = [e for e in entry_points(group="console_scripts") if e.name == "operant"]
     assert found[0].load() is table.main
+
+
+def test_where_memory_ends_there_is_one_line(operant, monkeypatch):
+    module = importlib.import_module("operant.cli.solve")
+    monkeypatch.setattr(module, "run", lambda *_: (_ for _ in ()).throw(MemoryError("Unable to allocate 1 TiB")))
+    assert operant("solve", "cliff") == (
+        2,
+        "",
+        "operant: there is not enough memory (Unable to allocate 1 TiB): ask for less at once, such as fewer runs, a "
+        "shorter horizon, a smaller batch or a smaller model\n",
+    )
+
+
+def test_an_output_that_is_not_unicode(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = process("solve", "corner_grid")
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn = [line.split() for line in done.stdout.splitlines()]
+    assert drawn[drawn.index(["policy"]) + 1] == [".", "<", "<", "v"]
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert process("learn", "--help").returncode == 0

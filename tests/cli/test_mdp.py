@@ -19,6 +19,7 @@ def test_without_a_model_it_lists_them(operant):
         code, said, _ = operant("mdp", *arguments)
         assert code == 0
         assert "usage: operant mdp inspect" in said
+        assert "operant mdp convert cliff cliff.csv" in said
 
 
 def test_inspect(operant):
@@ -47,6 +48,17 @@ def test_a_csv_without_a_discount_can_be_looked_at_and_not_converted(operant, tm
     code, _, complained = operant("mdp", "convert", tmp_path / "c.csv", tmp_path / "c.npz")
     assert code == 2
     assert "a .csv holds no discount: give gamma" in complained
+
+
+def test_what_is_said_of_a_csv_is_what_it_holds_and_its_folder_is_made(operant, tmp_path):
+    code, said, _ = operant("mdp", "convert", "FrozenLake-v1", tmp_path / "new" / "folder" / "f.csv")
+    assert code == 0
+    assert "146 transitions; a .csv holds no discount, so give --gamma with it" in said
+    assert "0.99" not in said
+    assert read_model(tmp_path / "new" / "folder" / "f.csv", 0.5).states == 17
+    (tmp_path / "file").write_text("")
+    code, _, complained = operant("mdp", "convert", "cliff", tmp_path / "file" / "f.csv")
+    assert (code, complained) == (2, f"operant: the folder {tmp_path / 'file'} cannot be made: File exists\n")
 
 
 @pytest.mark.parametrize("form", ["operant", "quantecon", "pymdptoolbox"])

@@ -181,14 +181,14 @@ def test_a_value_of_the_wrong_type(tmp_path, command, text, said):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--epochs", "0"], "sft.epochs is 0: give a whole number, 1 or more"),
-        (["--batch", "-2"], "sft.batch is -2: give a whole number, 1 or more"),
-        (["--threads", "-1"], "machine.threads is -1: give a whole number, 0 or more"),
-        (["--lora", "-1"], "lora is -1: give a whole number, 0 or more"),
-        (["--learning-rate", "-0.1"], "sft.learning_rate is -0.1: give a number, 0 or more"),
-        (["--learning-rate", "nan"], "sft.learning_rate is nan: give a number, 0 or more"),
-        (["--held-out", "1.5"], "held_out is 1.5: give a number between 0 and 1"),
-        (["--warmup", "3"], "sft.warmup is 3.0: give a number between 0 and 1"),
+        (["--epochs", "0"], "--epochs is 0: give a whole number, 1 or more"),
+        (["--batch", "-2"], "--batch is -2: give a whole number, 1 or more"),
+        (["--threads", "-1"], "--threads is -1: give a whole number, 0 or more"),
+        (["--lora", "-1"], "--lora is -1: give a whole number, 0 or more"),
+        (["--learning-rate", "-0.1"], "--learning-rate is -0.1: give a number, 0 or more"),
+        (["--learning-rate", "nan"], "--learning-rate is nan: give a number, 0 or more"),
+        (["--held-out", "1.5"], "--held-out is 1.5: give a number between 0 and 1"),
+        (["--warmup", "3"], "--warmup is 3.0: give a number between 0 and 1"),
     ],
 )
 def test_a_number_that_nothing_can_be_done_with(arguments, said):

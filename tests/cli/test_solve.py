@@ -49,6 +49,27 @@ def test_a_grid_is_drawn(operant):
     )
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (
+            "dyna_maze",
+            ["·: an episode is over there; █: nothing leads there", "the start, state 18, is worth 0.513342"],
+        ),
+        ("cliff", ["·: an episode is over there", "the start, state 36, is worth -13"]),
+        ("random_walk", ["·: an episode is over there; ↔: no choice, a step to either side", "the start, state 3, "]),
+        ("baird", ["any: to one of the first six states"]),
+        ("jumping_grid", []),
+        ("gambler", []),
+    ],
+)
+def test_signs_that_are_drawn_are_explained(operant, problem, said):
+    lines = operant("solve", problem)[1].splitlines()
+    notes = [line for line in lines if re.match(r"(·|█|↔|any): |the start, ", line)]
+    assert len(notes) == len(said)
+    assert all(line.startswith(words) for line, words in zip(notes, said, strict=True))
+
+
 def test_other_states_are_listed_and_what_is_left_out_is_counted(operant):
     said = operant("solve", "gambler", "--rows", "3")[1]
     assert re.findall(r"^ +(\d+) +([\d.]+) +(.+?) *$", said, re.M) == [
@@ -204,6 +225,10 @@ BAD = [
     (["cliff", "--method", "value_iteration"], "gamma is 1, and value_iteration needs a discount below 1: take "),
     (["recycling_robot", "--gamma", "1"], "gamma is 1 and from state 0 no end can be reached, whatever is done"),
     (["cliff", "--error", "-1"], "error is -1.0: give a number, 0 or more"),
+    (["cliff", "--error", "inf"], "--error is inf: give a finite number"),
+    (["cliff", "--error", "nan"], "error is nan: give a number, 0 or more"),
+    (["cliff", "--horizon", "9" * 11], "a horizon of 99,999,999,999 steps in 48 states"),
+    (["cliff", "--horizon", "9" * 30], "GB: give a shorter --horizon"),
     (["cliff", "--threads", "4096"], "threads is 4096: this machine has "),
 ]  # fmt: skip
 
@@ -224,7 +249,8 @@ def test_bad_input_is_one_message(operant, arguments, said):
         ("state,do\n0,1\n", "p.csv:1: there is no column 'action'; a policy has the columns state and action"),
         ("state,action\n0,1\n48,1\n", "p.csv:3: state 48 is none of this model, whose states go from 0 to 47"),
         ("state,action\n0,up\n", "p.csv:2: state and action are whole numbers, not ['0', 'up']"),
-        ("state,action\n0,1\n", "p.csv: the policy takes action -1 in state 1, which has only [0, 1, 2, 3]"),
+        ("state,action\n0,1\n", "p.csv: state 1 has no action; give a line for every state that is no end"),
+        ("state,action\n0,1\n0,2\n", "p.csv:3: state 0 is there twice; leave one of its lines out"),
         ("state,action\n" + "".join(f"{s},9\n" for s in range(48)), "p.csv: the policy takes action 9 in state 0"),
         ("state,action\n" + "".join(f"{s},3\n" for s in range(48)), "p.csv: gamma is 1 and from state 0 no end"),
         (None, "this policy cannot be read"),
@@ -236,6 +262,21 @@ def test_a_policy_of_another_model(operant, tmp_path, text, said):
     code, _, complained = operant("solve", "cliff", "--policy", tmp_path / "p.csv")
     assert code == 2
     assert said in complained
+    assert "whatever is done" not in complained
+
+
+def test_a_place_that_holds_no_run_folder_is_found_before_solving(operant, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").write_text("x")
+    for out, said in (
+        (tmp_path / "file", "is a file: give the name of a folder"),
+        (tmp_path / "file" / "run", "cannot be made: Not a directory; give another folder"),
+        (tmp_path / "full", "holds something that is no run: another --out starts a new one"),
+    ):
+        assert operant("solve", "cliff", "--out", out) == (2, "", f"operant: --out {out} {said}\n")
+    assert operant("solve", "clif", "--out", tmp_path / "new" / "run")[0] == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unknown_method_lists_those_there_are(operant):

@@ -356,6 +356,11 @@ def test_interval_chart_places_and_colours_by_the_base() -> None:
     x = [float(place) for _, place in dots]
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.2)
     assert f'class="reference" x1="{x[1]:.1f}"' in svg
+    assert "75%" in svg
+    assert "stem" not in svg
+    plain = plots.interval_chart([*rows, ("alone", Estimate(0.6, 0.6, 0.6))], "pay", {"SFT": 0.5}, percent=False)
+    assert "%" not in plain
+    assert (plain.count('class="interval'), plain.count('class="stem')) == (3, 1)
 
 
 @pytest.mark.parametrize("n", [1, 2, 39, 40, 200, 1001])

@@ -493,10 +493,16 @@ def test_progress_in_plain_lines(monkeypatch):
 
     with Progress(100, show=["b"], stream=(stream := io.StringIO())) as progress:
         for step in range(1, 101):
+            clock[0] += 0.25
             progress.update(step, {"a": 1.0, "b": 2.0})
     assert len(stream.getvalue().splitlines()) == 20
     assert "  b 2" in stream.getvalue()
     assert "a 1" not in stream.getvalue()
+
+    with Progress(100, stream=(stream := io.StringIO())) as progress:  # over at once: the last line is enough
+        for step in range(1, 101):
+            progress.update(step, {})
+    assert [line[:12] for line in stream.getvalue().splitlines()] == ["step 100/100"]
 
 
 def test_progress_on_a_terminal():

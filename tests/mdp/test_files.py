@@ -124,7 +124,12 @@ def test_columns_stand_in_any_order_and_an_end_may_lead_to_itself(tmp_path):
         ("state,action,next_state,reward\n", ":1: there is no column 'probability'; the columns are state,action"),
         (f"{HEADER},colour\n", ":1: there is a column 'colour'; the columns are state,action"),
         (f"{HEADER},state\n", ":1: there is a column 'state' twice"),
-        ("", ":1: there is no column 'state'"),
+        ("", ":1: there is no heading; the first line is state,action"),
+        (HEADER.replace(",", ";"), ":1: ';' stands between the columns; put commas there"),
+        (f"{HEADER}\n0,0,{'9' * 23},1,1\n", f":2: next_state is {'9' * 23}, which is too large"),
+        (f"{HEADER}\n0,99999999999,0,1,1\n", ":2: action is 99999999999, which is too large"),
+        (f"{HEADER},end\n0,0,0,1,1,0\n0,1,1,1,1,2\n", ":3: end is 2; give 1 where the next state is one, else 0"),
+        (f"{HEADER},end\n0,0,1,1,1,1\n\n0,1,1,1,1,0\n", ":4: end is 0, and another line says that state 1 is one"),
         (f"{HEADER}\n0,0,0,1,1\n0,1,zero,1,1\n", ":3: next_state is 'zero'; give a number"),
         (f"{HEADER}\n0,0,0,1,1\n\n0,1,0,1\n", ":4: 4 cells, and the header names 5 columns"),
         (f"{HEADER}\n0,0,0,1,nan\n", ":2: reward is nan; give a finite number"),
@@ -149,7 +154,7 @@ def test_a_table_that_is_no_model(tmp_path, text, said):
 
 def test_files_that_cannot_be_read(tmp_path):
     for name, content, said in (
-        ("m.csv", b"\xff\xfe\x00", "this is no model: 'utf-8' codec can't decode"),
+        ("m.csv", b"\xff\xfe\x00", "this is no .csv, which is text in UTF-8: its byte 0 is not"),
         ("m.npz", b"not a zip", "this is no .npz file"),
         ("m.npz", _zipped()[:-8], "this is no .npz file"),
         ("m.txt", b"", "a model is a .csv or an .npz file"),
@@ -181,7 +186,9 @@ def _zipped(**arrays: Any) -> bytes:
         ({"Q": [[1.0, 0.0], [0.5, 0.4], [0.0, 1.0]]}, "state 0, action 1: the probabilities sum to 0.9"),
         ({"beta": 1.5}, "the discount gamma is 1.5"),
         ({"beta": [0.5, 0.5]}, r"the discount has the shape \(2,\)"),
-        ({"beta": "x"}, "this is no model"),
+        ({"beta": "x"}, "beta holds text: give real numbers"),
+        ({"R": [1.0, 2.0j, 0.0]}, "R holds complex numbers: give real numbers"),
+        ({"R": ["1", "2", "0"]}, "R holds text: give real numbers"),
         ({"ends": [7]}, "ends holds 7; states go from 0 to 1"),
     ],
 )  # fmt: skip
@@ -199,6 +206,11 @@ def test_an_archive_must_hold_a_model_and_only_arrays(tmp_path):
     for arrays, said in (
         ({"x": [1], "beta": 0.5}, "the arrays are x, beta; a model has first, action"),
         ({"transition": np.ones((1, 1, 1)), "reward": [1.0]}, "the file holds no discount: give gamma"),
+        (
+            {"transition": np.eye(2), "reward": [1.0, 0.0], "gamma": 0.5},
+            r"transition has the shape \(2, 2\): give A of",
+        ),
+        ({"x": [1]}, "the arrays are x; a model has first, action"),
         ({"transition": np.ones((1, 1, 2)), "reward": [1.0], "gamma": 0.5}, "give A of"),
         ({"transition": np.ones((1, 1, 1)), "reward": [1.0, 2.0], "gamma": 0.5}, r"reward has the shape \(2,\)"),
         ({"R": [1.0], "beta": 0.5, "s_indices": [0], "Q_data": [1.0]}, "there is no Q_indices"),
@@ -211,6 +223,26 @@ def test_an_archive_must_hold_a_model_and_only_arrays(tmp_path):
         archive.writestr("R.npy", b"\x93NUMPY rubbish")
     with pytest.raises(InputError, match="this is no model"):
         read_model(path)
+
+
+def test_arrays_that_no_memory_holds(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**15,)})
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        archive.writestr("R.npy", header.getvalue())
+    with pytest.raises(
+        InputError, match=r"m\.npz: this is more than the memory of this machine holds: Unable to alloc"
+    ):
+        read_model(tmp_path / "m.npz")
+
+
+def test_a_table_without_a_discount_is_read_first(tmp_path):
+    (tmp_path / "m.csv").write_text(f"{HEADER}\n0,0,zero,1,1\n")
+    with pytest.raises(InputError, match="next_state is 'zero'"):
+        read_model(tmp_path / "m.csv")
+    (tmp_path / "m.csv").write_text(f"{HEADER}\n0,0,0,1,1\n")
+    with pytest.raises(InputError, match=r"a \.csv holds no discount: give gamma"):
+        read_model(tmp_path / "m.csv")
 
 
 def test_a_sparse_matrix_that_is_none_reaches_no_kernel(tmp_path):

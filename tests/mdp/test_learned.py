@@ -30,6 +30,20 @@ def test_it_is_the_most_likely_model():
     np.testing.assert_allclose(mdp.reward, [0.5, 1.0, 4.0])
 
 
+def test_a_state_that_ends_an_episode_at_times_is_two_outcomes():
+    """Both are at state 1, with chances and rewards of their own."""
+    model = learned_model(2, 1, room=4)
+    for reward, terminated in ((1.0, True), (3.0, False), (5.0, True), (8.0, True)):
+        record(model, 0, 0, reward, 1, terminated)
+    record(model, 1, 0, 2.0, 0, False)
+    assert (model.visits[0, 0], model.size.tolist()) == (4, [2, 3])
+    found = {bool(model.terminated[i]): (model.times[i], model.paid[i]) for i in range(2)}
+    assert found == {True: (3, 14.0), False: (1, 3.0)}
+    mdp = as_mdp(model, 0.9)
+    np.testing.assert_allclose(mdp.matrix().toarray()[0], [0, 1 / 4, 3 / 4])
+    np.testing.assert_array_equal(mdp.end, [False, False, True])
+
+
 def test_chains_lead_through_all_outcomes_of_a_pair_and_into_a_state():
     model = learned()
     assert (model.size.tolist(), model.full) == ([3, 4], True)

@@ -74,10 +74,11 @@ class Adversary:
 
 
 def adversarial(runs: int, arms: int, rng: Generator, learn: Callable[[World], Iterable[Any]]) -> Adversarial:
-    """The table that pays the algorithm `learn` nothing: made by playing against it once.
+    """The table that pays the algorithm `learn` nothing after its first K steps: made by playing against it once.
 
-    An algorithm without chance, such as UCB, is paid nothing in every run of it, and misses all that there is; one that
-    draws its arms cannot be met like this (Lattimore and Szepesvári 2020, section 11.1).
+    An algorithm that tries each arm once in these steps, and leaves nothing to chance then, such as UCB, is paid
+    nothing from there on in every run; one that draws its arms cannot be met like this (Lattimore and Szepesvári 2020,
+    section 11.1).
     """
     adversary = Adversary(arms, rng)
     for _ in learn(adversary):

@@ -1,6 +1,7 @@
 """Ridge regression that learns from one example at a time, for many runs and arms at once."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from operant.bandits.worlds import Unfit, World
 from operant.core.errors import InputError
 
 Array = NDArray[Any]
+SMALLEST = 1e-10
+"""λ at least: with less, A⁻¹ is at first so large that rounding spoils what its updates leave of it."""
 
 
 @dataclasses.dataclass
@@ -50,11 +53,11 @@ class Ridge:
 
 
 def ridge(world: World, strength: float, algorithm: str) -> Ridge:
-    """Nothing learned yet. Raises `Unfit` for a world without contexts, `InputError` unless λ is above 0."""
+    """Nothing learned yet. Raises `Unfit` for a world without contexts, `InputError` for a λ that cannot be used."""
     if world.context is None:
         raise Unfit(f"{algorithm} chooses by contexts, and this world has none: take a world with contexts")
-    if not strength > 0:
-        raise InputError(f"ridge is {strength}: give a number above 0")
+    if not SMALLEST <= strength < math.inf:
+        raise InputError(f"ridge is {strength}: give a number above 0, {SMALLEST:g} at least")
     (runs, arms), (_, own, features) = world.shape, world.context.shape
     models = 1 if own > 1 else arms
     inverse = np.broadcast_to(np.eye(features) / strength, (runs, models, features, features)).copy()

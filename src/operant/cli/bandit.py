@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from operant.bandits.worlds import Adversarial, Bernoulli, Gaussian, Unfit, Worl
 from operant.cli.folder import last_metrics, pending, start
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 from operant.experiment.run import Run, open_run
 
 ALGORITHMS: dict[str, Any] = {
@@ -60,6 +62,8 @@ OF_WORLDS = {
     "table": ("adversarial",),
 }
 """Options that have a say in these worlds alone."""
+LARGEST = 1e50
+"""The size of a setting at most; 1 / LARGEST at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +163,9 @@ def check(options: Options) -> None:
             raise InputError(f"{name} is for the world {' or '.join(worlds)}, and the world is {options.world}")
     if options.means and len(options.means) != options.arms:
         raise InputError(f"means has {len(options.means)} numbers and arms is {options.arms}: give one for each arm")
+    _require_usable(options)
+    size = f"arms x runs, {options.arms:,} x {options.runs:,},"
+    require_memory(8 * numbers(options), size, "take fewer arms or runs, or fewer features, steps or changes")
     world = make_world(options)
     unfit = {}
     for name, module in ALGORITHMS.items():
@@ -172,6 +179,30 @@ def check(options: Options) -> None:
             raise InputError(f"{unfit[name]}. Those that fit --world {options.world}: {fit}")
 
 
+def _require_usable(options: Any, prefix: str = "") -> None:
+    """Raises `InputError` for a setting whose square, or that of a sum of it, is no number any more."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            _require_usable(value, f"{prefix}{field.name}.")
+        for x in value if isinstance(value, tuple) else (value,):
+            if isinstance(x, float) and x != 0 and not 1 / LARGEST <= abs(x) <= LARGEST:
+                sizes = f"from {1 / LARGEST:g} to {LARGEST:g}"
+                raise InputError(f"{prefix}{field.name} is {x}: give 0, or a number whose size is {sizes}")
+
+
+def numbers(options: Options) -> int:
+    """How many numbers a world and one algorithm in it hold at most, roughly."""
+    pairs = options.arms * options.runs
+    more = {
+        "abrupt": options.changes * pairs,
+        "adversarial": 3 * options.steps * options.arms,
+        "linear": 4 * options.features * pairs + 8 * options.features**2 * options.runs,
+        "disjoint": 4 * options.features**2 * pairs,
+    }
+    return 8 * pairs + more.get(options.world, 0)
+
+
 def _require_known(name: str, known: Iterable[str], what: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, [*known], 1)
@@ -182,7 +213,11 @@ def _require_known(name: str, known: Iterable[str], what: str) -> None:
 def read_table(path: Path) -> np.ndarray:
     """[T, K]: rewards from a CSV file. Raises `InputError` where it cannot be read as numbers."""
     try:
-        return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # what numpy says of a file without a line
+            return np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8")
+    except UserWarning:
+        raise InputError(f"the table {path} is empty: give numbers with commas between them, a line a step") from None
     except (OSError, ValueError) as error:
         raise InputError(
             f"the table {path} cannot be read ({error}): give numbers with commas between them, a line a step"
@@ -238,7 +273,8 @@ def play(options: Options, name: str) -> dict[str, Any]:
     state = module.init(make_world(options), config, options.seed)
     stage.restore(state)
     metrics = module.train(state, config, options.steps, every=max(options.steps // 100, 1))
-    stage.follow(state, metrics, options.steps, every_steps=options.checkpoint_every or None, show=("bandit/regret",))
+    saving = options.checkpoint_every or None
+    stage.follow(state, metrics, options.steps, every_steps=saving, show=("bandit/regret",), whole=options.out)
     stage.finish(figures(stage, state, options.steps))
     return stage.summary()
 

@@ -3,17 +3,19 @@
 import dataclasses
 import difflib
 import importlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from tyro.conf import OmitArgPrefixes, Positional
+from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from operant.cli.models import Known, find, listing, make_environment
+from operant.cli.options import flag
 from operant.core.control import Learning, Metrics
-from operant.core.errors import InputError
+from operant.core.errors import Diverged, InputError
 from operant.core.linear import Active
 from operant.mdp.files import SUFFIXES
 from operant.mdp.problems import PROBLEMS
@@ -40,7 +42,7 @@ BOUNDLESS = 1e6
 class Particular:
     """Settings that only some methods have; none = what the method has."""
 
-    lambda_: float | None = None
+    lambda_: Annotated[float | None, arg(name="lambda")] = None
     """sarsa_lambda: how slowly credit fades; 0 = SARSA, 1 = Monte Carlo (none = 0.9)."""
     trace: Literal["accumulating", "replacing", "dutch"] | None = None
     """sarsa_lambda: what another visit does to a trace; dutch = true online (none = replacing)."""
@@ -181,8 +183,9 @@ def run(options: Options, resume: bool) -> None:
     task = prepare(options)
     options = task.options
     module, config = method_of(options)
-    learners = Learners([module.init(task.world(seed), config, seed) for seed in seeds(options)])
+    learners = Learners([begun(task, module, config, seed) for seed in seeds(options)])
     print(described(task))
+    compile_for(task, module, config)
     folder = common.start(options, "learn", resume, [])
     if folder.restore(learners) and not task.on_model and not learners.states[0].world.resumes:
         print("the state of this environment cannot be saved: each learner goes on with a new episode")
@@ -218,10 +221,28 @@ def method_of(options: Options) -> tuple[Any, Any]:
     given = {name: x for name, x in vars(options.particular).items() if x is not None}
     for name in given:
         if name not in names:
-            raise InputError(f"{name} is no setting of {options.method}: operant learn --help says whose it is")
+            raise InputError(
+                f"{flag(Particular, name)} is no setting of {options.method}: operant learn --help says whose it is"
+            )
     if options.method == "monte_carlo_control" and options.observations.features != "none":
         given = {"average": False, "first_visit": False} | given
     return module, module.Config(**vars(options.learning), **given)
+
+
+def begun(task: Task, module: Any, config: Any, seed: int) -> Any:
+    """A learner before its first step. A setting that the method refuses is called as it is typed."""
+    try:
+        return module.init(task.world(seed), config, seed)
+    except InputError as error:
+        name, _, rest = str(error).partition(" ")
+        if name not in vars(config):
+            raise
+        raise InputError(f"{flag(Particular, name)} {rest}") from error
+
+
+def compile_for(task: Task, module: Any, config: Any) -> None:
+    """One step of a learner that is then forgotten: what is compiled for it does not count as learning."""
+    next(train(Learners([begun(task, module, config, 0)]), module, dataclasses.replace(config, report_every=1)))
 
 
 def seeds(options: Options) -> range:
@@ -235,6 +256,7 @@ def prepare(options: Options) -> Task:
     if not 0 <= options.seed <= 2**32 - options.seeds:
         raise InputError(f"the seed is {options.seed}: give a whole number from 0 to {2**32 - options.seeds}")
     env = None
+    _require_finite(options)
     _require_known(options.problem)
     if options.problem in gymnasium.registry or ":" in options.problem:
         env = make_environment(options.problem, options.env_args)
@@ -249,9 +271,27 @@ def prepare(options: Options) -> Task:
     gamma = options.learning.gamma if options.learning.gamma is not None else known.mdp.gamma if known else 0.99
     learning = dataclasses.replace(options.learning, gamma=gamma)
     options = dataclasses.replace(options, on=on, limit=limit, learning=learning)
+    _require_useful_n(options)
     begin = begins(options.problem, known, env) if known else None
     options, features = _seen(options, env)
     return Task(options, known, begin, features)
+
+
+def _require_finite(options: Options) -> None:
+    """Raise `InputError` for a setting that is infinite or no number."""
+    for part in (options.learning, options.particular, options.observations):
+        for name, value in vars(part).items():
+            for x in value if isinstance(value, tuple) else (value,):
+                if isinstance(x, float) and not math.isfinite(x):
+                    raise InputError(f"{flag(type(part), name)} is {x}: give a finite number")
+
+
+def _require_useful_n(options: Options) -> None:
+    """Raise `InputError` where n steps are more than an episode or the run can have."""
+    most = min(options.limit or options.learning.steps, options.learning.steps)
+    if options.method == "n_step_sarsa" and (options.particular.n or 0) > most:
+        which = "an episode here is cut off after (--limit)" if most == options.limit else "the run has (--steps)"
+        raise InputError(f"--n is {options.particular.n}: give at most {most}, the steps that {which}; more do nothing")
 
 
 def _require_known(name: str) -> None:
@@ -285,6 +325,7 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
     import gymnasium
 
     from operant.core.features import fourier, polynomial, radial_basis, tiles
+    from operant.envs.world import rows_of
 
     seeing = options.observations
     space = None if env is None else env.observation_space
@@ -293,10 +334,10 @@ def _seen(options: Options, env: Any) -> tuple[Options, Any]:
             f"{options.problem} has the actions {env.action_space}: these methods choose among a few, so it needs a "
             "Discrete space"
         )
-    if space is not None and not isinstance(space, gymnasium.spaces.Box | gymnasium.spaces.Discrete):
+    if space is not None and not isinstance(space, gymnasium.spaces.Box) and rows_of(space) is None:
         raise InputError(
-            f"{options.problem} shows {space}: these methods learn from numbers of states or from boxes of numbers; "
-            "wrap the environment so that it shows one of them"
+            f"{options.problem} shows {space}: these methods learn from numbers of states, from a few such numbers at "
+            "once or from boxes of numbers; wrap the environment so that it shows one of them"
         )
     if not isinstance(space, gymnasium.spaces.Box):
         if seeing.features not in ("auto", "none"):
@@ -340,16 +381,22 @@ def _observations(env: Any, seed: int) -> NDArray[np.float64]:
     seen, found = env.reset(seed=seed)[0], []
     for _ in range(PROBE):
         found.append(np.ravel(seen))
-        seen, _, terminated, truncated, _ = env.step(int(rng.integers(env.action_space.n)))
+        seen, _, terminated, truncated, _ = env.step(int(env.action_space.start + rng.integers(env.action_space.n)))
         if terminated or truncated:
             seen = env.reset()[0]
     return np.array(found, dtype=np.float64)
 
 
 def train(learners: Learners, module: Any, config: Any) -> Iterator[Metrics]:
-    """All learners side by side; the means of their metrics."""
-    for several in zip(*(module.train(state, config) for state in learners.states), strict=True):
+    """All learners side by side; the means of their metrics. Raises `Diverged` when a value is not finite any more."""
+    runs = [module.train(state, config) for state in learners.states]
+    while learners.step < config.steps:
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is seen below
+            several = [next(run) for run in runs]
         learners.step = learners.states[0].step
+        for state in learners.states:
+            if not (math.isfinite(state.w.min()) and math.isfinite(state.w.max())):
+                raise Diverged(f"step {learners.step}: a value is no longer finite; give a smaller --alpha")
         names = {name: None for metrics in several for name in metrics}
         yield {name: float(np.mean([m[name] for m in several if name in m])) for name in names}
 

@@ -1,6 +1,8 @@
 """`operant COMMAND`: the table of commands, and how their errors reach a person."""
 
+import codecs
 import importlib
+import io
 import os
 import sys
 
@@ -21,6 +23,8 @@ COMMANDS = {
     "mdp": "look at a known model, or write it in another form",
     "report": "one HTML page for one run or several side by side",
 }
+PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
+"""Signs for outputs that are not Unicode."""
 
 
 def usage() -> str:
@@ -35,6 +39,7 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run one command. Exit code 2 and one message for bad input, 1 for a run that diverged."""
+    _print_anywhere()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -64,11 +69,30 @@ def main(argv: list[str] | None = None) -> None:
         _fail(str(error), 2)
     except Diverged as error:
         _fail(str(error), 1)
+    except MemoryError as error:
+        _fail(
+            f"there is not enough memory ({error}): ask for less at once, such as fewer runs, a shorter horizon, a "
+            "smaller batch or a smaller model",
+            2,
+        )
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read the output has gone; Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def _print_anywhere() -> None:
+    """Where the output knows no such signs, such as in ASCII, plain ones take their place."""
+    codecs.register_error("operant", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="operant")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(PLAIN.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
 
 
 def _fail(message: str, code: int) -> None:

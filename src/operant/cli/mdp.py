@@ -13,8 +13,13 @@ from tyro.conf import Positional
 from operant.cli.models import find, listing
 from operant.cli.solve import size
 from operant.core.errors import InputError
-from operant.mdp.files import Form, write_model
+from operant.mdp.files import SUFFIXES, Form, write_model
 from operant.mdp.model import MDP
+
+CONVERT = """usage: operant mdp convert PROBLEM FILE
+
+writes it as a .csv or .npz file: operant mdp convert cliff cliff.csv
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Options:
 
 def run(options: Options, resume: bool) -> None:
     if not options.model:
-        print(listing("mdp inspect"))
+        print(f"{listing('mdp inspect')}\n{CONVERT}")
         return
     if options.verb == "convert":
         convert(options)
@@ -59,8 +64,16 @@ def convert(options: Options) -> None:
     if options.out is None:
         raise InputError(f"say which file to write: operant mdp convert {options.model} model.npz")
     known = find(options.model, options.gamma, options.env_args)
+    if options.out.suffix in SUFFIXES:
+        try:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the folder {options.out.parent} cannot be made: {error.strerror}") from None
     write_model(known.mdp, options.out, options.form)
-    print(f"{known.name} is in {options.out}: {size(known.mdp)}")
+    held = size(known.mdp)
+    if options.out.suffix == ".csv":  # which holds no discount
+        held = f"{held.rpartition(';')[0]}; a .csv holds no discount, so give --gamma with it"
+    print(f"{known.name} is in {options.out}: {held}")
 
 
 def inspect(mdp: MDP) -> dict[str, str]:

@@ -35,10 +35,13 @@ class Known:
     mdp: MDP
     grid: tuple[int, int] | None = None
     action: Callable[[int], str] = str
+    over: frozenset[int] = frozenset()
+    """States that are no ends of the model, but at which episodes of the environment end."""
 
     def names(self, policy: NDArray[np.int64]) -> list[str]:
         """[S]: each action in words; END where an episode is over, WALL for a cell that nothing leads to."""
         over, wall = self.mdp.end | _nothing_left(self.mdp), self.mdp.end & (self.grid is not None)
+        over[list(self.over)] = True
         wall[self.mdp.next_state] = False
         return [WALL if wall[s] else END if over[s] else self.action(a) for s, a in enumerate(policy.tolist())]
 
@@ -86,7 +89,16 @@ def _gymnasium(name: str, gamma: float | None, env_args: dict[str, str]) -> Know
     default = f"; discount {GAMMA}, as none was given" if gamma is None else ""
     words = f"an environment of Gymnasium{default}"
     action = TOY_TEXT[known].__getitem__ if known else str
-    return Known(name, words, mdp, (int(shape[0]), int(shape[1])) if known and all(shape) else None, action)
+    grid = (int(shape[0]), int(shape[1])) if known and all(shape) else None
+    return Known(name, words, mdp, grid, action, _last(world.P))
+
+
+def _last(table: Any) -> frozenset[int]:
+    """States of Gymnasium's table to which every transition from another state ends the episode."""
+    found = [
+        (int(s), int(t), over) for s, row in table.items() for several in row.values() for _, t, _, over in several
+    ]
+    return frozenset(t for _, t, over in found if over) - {t for s, t, over in found if s != t and not over}
 
 
 def make_environment(name: str, env_args: dict[str, str], limit: int | None = None) -> Any:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import tomllib
 import types
 import typing
@@ -22,7 +23,8 @@ MAY_BE_0 = {
     "planning_steps",
 }  # fmt: skip
 """Whole numbers that may be 0; all others are 1 or more."""
-MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean"}
+MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean", "alpha"}
+"""Numbers below 0, and one of which each algorithm says itself what it may be."""
 SHARES = {
     "warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing", "epsilon", "epsilon_end", "target_epsilon",
 }  # fmt: skip
@@ -104,12 +106,21 @@ def _wishes(options: Any) -> dict[str, Any]:
     return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if not f.metadata.get("saved", True)}
 
 
+def flag(options: type[Any], name: str, prefix: str = "") -> str:
+    """The option that sets the field `name` of a dataclass, as it is typed."""
+    marks = getattr(typing.get_type_hints(options, include_extras=True).get(name), "__metadata__", ())
+    named = next((mark.name for mark in marks if getattr(mark, "name", None)), name)
+    return "--" + re.sub(r"(?<=\w)_(?=\w)", "-", f"{prefix}{named}")
+
+
 def check_numbers(options: Any, prefix: str = "") -> None:
     """Raise `InputError` for a number that no algorithm can use, the same for all commands."""
+    hints = typing.get_type_hints(type(options), include_extras=True)
     for field in dataclasses.fields(options):
         name, value = field.name, getattr(options, field.name)
         if dataclasses.is_dataclass(value):
-            check_numbers(value, f"{prefix}{name}.")
+            short = tyro.conf.OmitArgPrefixes in getattr(hints[name], "__metadata__", ())
+            check_numbers(value, prefix if short else f"{prefix}{name}.")
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
@@ -117,11 +128,11 @@ def check_numbers(options: Any, prefix: str = "") -> None:
         if isinstance(value, int) and value < (name not in MAY_BE_0):
             needed = "a whole number, 0 or more" if name in MAY_BE_0 else "a whole number, 1 or more"
         elif math.isnan(value) or (value < 0 and name not in MAY_BE_NEGATIVE):
-            needed = "a number, 0 or more" if name not in MAY_BE_NEGATIVE else "a number"
+            needed = "a number" if name in MAY_BE_NEGATIVE else "a number, 0 or more"
         elif value > 1 and name in SHARES:
             needed = "a number between 0 and 1"
         if needed:
-            raise InputError(f"{prefix}{name} is {value}: give {needed}")
+            raise InputError(f"{flag(type(options), name, prefix)} is {value}: give {needed}")
 
 
 def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:

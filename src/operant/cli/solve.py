@@ -18,9 +18,10 @@ from tyro.conf import Positional
 from operant.cli.models import Known, find, listing
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 from operant.mdp.episodic import unit_of_rounding
 from operant.mdp.model import MDP
-from operant.mdp.problems import treasure_walk
+from operant.mdp.problems import PROBLEMS, treasure_walk
 from operant.mdp.solution import Solution
 
 Method = Literal[
@@ -78,8 +79,10 @@ def run(options: Options, resume: bool) -> None:
     if not options.problem:
         print(listing("solve"))
         return
-    if options.out is not None and (options.out / "config.toml").exists():
-        raise InputError(f"the run folder {options.out} exists: another --out starts a new one")
+    if options.error == math.inf:
+        raise InputError("--error is inf: give a finite number")
+    if options.out is not None:
+        require_place(options.out)
     known = find(options.problem, options.gamma, options.env_args)
     mdp, given = (known.mdp, None) if options.policy is None else _under(known.mdp, options.policy)
     method = _method(options, mdp.gamma)
@@ -91,10 +94,29 @@ def run(options: Options, resume: bool) -> None:
     console = Console(highlight=False)
     for part in in_terminal(answer, options.rows, console):
         console.print(part)
+    for line in notes(known, answer):
+        print(line)
     said = verdict(found, options.error, given is not None)
     print(f"{_words(method)}: {found.sweeps} sweeps, {found.seconds:.3g} s\n{said}")
     if options.out is not None:
         _write(options, known, method, found, lines, answer, said)
+
+
+def require_place(out: Path) -> None:
+    """Raises `InputError` unless a run folder can be made in `out`; asked before any work."""
+    try:
+        if (out / "config.toml").exists():
+            raise InputError(f"the run folder {out} exists: another --out starts a new one")
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out {out} is a file: give the name of a folder")
+        if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
+            raise InputError(f"--out {out} holds something that is no run: another --out starts a new one")
+        made = [folder for folder in (out, *out.parents) if not folder.exists()]
+        out.mkdir(parents=True, exist_ok=True)
+        for folder in made:  # it was a trial: who is interrupted leaves nothing behind
+            folder.rmdir()
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}; give another folder") from None
 
 
 def _solved(options: Options, mdp: MDP, method: str) -> tuple[Solution, Lines]:
@@ -105,7 +127,8 @@ def _solved(options: Options, mdp: MDP, method: str) -> tuple[Solution, Lines]:
     except InputError as error:
         if options.policy is None:
             raise
-        raise InputError(f"under the policy of {options.policy}: {error}") from error
+        said = str(error).replace(", whatever is done", "")
+        raise InputError(f"under the policy of {options.policy}: {said}") from error
 
 
 def size(mdp: MDP) -> str:
@@ -159,6 +182,8 @@ def solve_horizon(mdp: MDP, horizon: int, error: float) -> tuple[Solution, Lines
     """The same with `horizon` steps left: exact, but for the rounding of so many sweeps."""
     from operant.algorithms.planning import finite_horizon
 
+    needed = (horizon + 1) * (16 * mdp.states + 500)  # a value and an action for each state, and a line of metrics
+    require_memory(needed, f"a horizon of {horizon:,} steps in {mdp.states:,} states", "give a shorter --horizon")
     config, begun = finite_horizon.Config(horizon), time.perf_counter()
     state = finite_horizon.init(mdp, config)
     lines = _follow(state, finite_horizon.train(state, config))
@@ -175,6 +200,19 @@ def _follow(state: Any, steps: Iterator[dict[str, float]]) -> Lines:
         finite = {name: x for name, x in metrics.items() if math.isfinite(x)}
         lines.append({"step": state.step, "time/seconds": round(time.perf_counter() - begun, 6), **finite})
     return lines
+
+
+def notes(known: Known, answer: Any) -> Iterator[str]:
+    """What the signs mean that were drawn, and what the start is worth where the problem has one."""
+    from operant.experiment.drawings import END, WALL
+
+    cells = {END: "·: an episode is over there", WALL: "█: nothing leads there"} if answer.grid else {}
+    signs = cells | {"↔": "↔: no choice, a step to either side", "any": "any: to one of the first six states"}
+    if used := [words for sign, words in signs.items() if sign in answer.name]:
+        yield "; ".join(used)
+    begin = PROBLEMS[known.name].begin if known.name in PROBLEMS else None
+    if begin is not None:
+        yield f"the start, state {begin}, is worth {answer.value[begin]:.6g}"
 
 
 def verdict(found: Solution, wanted: float, given: bool) -> str:
@@ -195,6 +233,8 @@ def _under(mdp: MDP, path: Path) -> tuple[MDP, NDArray[np.int64]]:
     from operant.mdp.chain import as_decision_process, policy_reward_process
 
     policy = read_policy(path, mdp.states)
+    if (open_ := np.flatnonzero((policy < 0) & ~mdp.end)).size:
+        raise InputError(f"{path}: state {open_[0]} has no action; give a line for every state that is no end")
     try:
         return as_decision_process(policy_reward_process(mdp, policy)), policy
     except InputError as error:
@@ -206,7 +246,7 @@ def read_policy(path: Path, states: int) -> NDArray[np.int64]:
 
     Raises `InputError` with file and line for what is no policy of a model with so many states.
     """
-    found = np.full(states, -1)
+    found, seen = np.full(states, -1), set[int]()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = csv.DictReader(file)
@@ -228,9 +268,14 @@ def read_policy(path: Path, states: int) -> NDArray[np.int64]:
                         f"{where}: state {s} is none of this model, whose states go from 0 to {states - 1}: the policy "
                         "is another model's"
                     )
+                if s in seen:
+                    raise InputError(f"{where}: state {s} is there twice; leave one of its lines out")
+                seen.add(s)
                 found[s] = a
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this policy cannot be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: this policy cannot be read: {error.strerror}; give the name of a .csv") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: this policy cannot be read: it is no table in text; give a .csv") from error
     return found
 
 

@@ -88,7 +88,7 @@ def begin(world: Any, config: Learning, seed: int) -> tuple[NDArray[np.float64],
     gamma = discount_of(world, config)
     for name, x, good, needed in (
         ("steps", config.steps, config.steps >= 1, "a whole number, 1 or more"),
-        ("alpha", config.alpha, config.alpha > 0, "a number above 0"),
+        ("alpha", config.alpha, 0 < config.alpha < np.inf, "a finite number above 0"),
         ("alpha_power", config.alpha_power, 0 <= config.alpha_power <= 1, "a number from 0 to 1"),
         ("epsilon", config.epsilon, 0 <= config.epsilon <= 1, "a number from 0 to 1"),
         ("epsilon_end", last, 0 <= last <= config.epsilon, f"a number from 0 to epsilon, which is {config.epsilon}"),

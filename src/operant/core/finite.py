@@ -7,14 +7,12 @@ from torch import Tensor
 
 from operant.core.errors import Diverged
 
+USUAL = "a smaller learning rate, or float32 instead of a 16-bit type, is the usual cure"
 
-def require_finite(x: Tensor | float, what: str, step: int, record: Any = None) -> None:
+
+def require_finite(x: Tensor | float, what: str, step: int, record: Any = None, cure: str = USUAL) -> None:
     """Raise `Diverged` unless every element of `x` is finite."""
     bad = ~torch.isfinite(torch.as_tensor(x))
     if bad.any():
         value = torch.as_tensor(x)[bad].flatten()[0].item()
-        raise Diverged(
-            f"step {step}: the {what} is {value}. The last checkpoint is intact; a smaller learning rate, or float32 "
-            "instead of a 16-bit type, is the usual cure",
-            record,
-        )
+        raise Diverged(f"step {step}: the {what} is {value}. The last checkpoint is intact; {cure}", record)

@@ -16,7 +16,8 @@ from operant.core.linear import Features, active, feature, value_of
 KINDS = ("accumulating", "replacing", "dutch")
 ACCUMULATING, REPLACING, DUTCH = range(3)
 FORGOTTEN = 1e-12
-"""A trace below this moves weights by less than their rounding: it is dropped."""
+"""A trace that is no more than this part of the largest of the step before, faded alike, moves weights by no more than
+this part of what that one does: it is dropped."""
 
 
 class Traces(NamedTuple):
@@ -29,7 +30,7 @@ class Traces(NamedTuple):
     count: NDArray[np.int64]
     """[1]."""
     before: NDArray[np.float64]
-    """[1]: what Q(s, a) was thought to be a step before, for true online algorithms."""
+    """[2]: of the step before, what Q(s, a) was thought to be, for true online algorithms, and the largest |z|."""
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         return self._asdict()
@@ -46,24 +47,25 @@ def traces_of(w: NDArray[np.float64]) -> Traces:
         np.zeros(w.shape, np.bool_),
         np.zeros((w.size, 2), np.int64),
         np.zeros(1, np.int64),
-        np.zeros(1),
+        np.zeros(2),
     )
 
 
 @numba.njit(cache=True)
 def fade(traces: Traces, decay: float) -> None:
     """z <- decay z; 0 ends the episode."""
-    kept = 0
+    kept, least, largest = 0, FORGOTTEN * abs(decay) * traces.before[1], 0.0
     for i in range(traces.count[0]):
         row, column = traces.cells[i, 0], traces.cells[i, 1]
         z = decay * traces.z[row, column]
-        if abs(z) < FORGOTTEN:
+        if abs(z) <= least:
             traces.z[row, column], traces.held[row, column] = 0.0, False
         else:
             traces.z[row, column] = z
+            largest = max(largest, abs(z))
             traces.cells[kept, 0], traces.cells[kept, 1] = row, column
             kept += 1
-    traces.count[0] = kept
+    traces.count[0], traces.before[1] = kept, largest
     if decay == 0:
         traces.before[0] = 0.0
 

@@ -4,6 +4,7 @@ It has the words of `operant.mdp.simulator`: current, actions, step and reset. A
 function from what is observed to probabilities [A].
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -16,12 +17,17 @@ from operant.core.linear import Active, Features
 from operant.core.random import Stream, draw
 from operant.envs.saving import environment_state, resumes, set_environment_state
 
+MOST = 10_000_000
+"""States of a table at most, where they are numbered from several numbers."""
+
 
 class World:
     """An environment with discrete actions, whose observations are numbers of states or become active features.
 
-    `place` holds (0, steps in this episode, episodes finished), `score` the sum of rewards of this one, `returns` and
-    `lengths` those of the last `episodes`. `features` makes an observation `Active`; its `size` is how many there are.
+    A tuple of a few such numbers, as Blackjack shows, is numbered as the digits of one. States and actions count from 0
+    here, whatever `start` their spaces have; `seen` is what the environment showed. `place` holds (0, steps in this
+    episode, episodes finished), `score` the sum of rewards of this one, `returns` and `lengths` those of the last
+    `episodes`. `features` makes an observation `Active`; its `size` is how many there are.
     Raises `InputError` for other actions, and for observations that need `features`.
     """
 
@@ -36,13 +42,14 @@ class World:
         spaces = gymnasium.spaces
         if not isinstance(self.env.action_space, spaces.Discrete):
             raise InputError(f"{self.env} has the actions {self.env.action_space}: a table needs a Discrete space")
-        if features is None and not isinstance(self.env.observation_space, spaces.Discrete):
+        if features is None and rows_of(self.env.observation_space) is None:
             raise InputError(
                 f"{self.env} shows {self.env.observation_space}, not numbers of states: give features, such as tiles"
             )
         self.count = int(self.env.action_space.n)
         self.features: Any = features
-        self.see: Callable[[Any], Features] = features or int
+        self.see: Callable[[Any], Features] = features or _numbering(self.env.observation_space)
+        self.do: Callable[[int], Any] = _from_start(self.env)
         self.place = np.zeros(3, dtype=np.int64)
         self.score = np.zeros(1)
         self.returns = np.zeros(episodes)
@@ -53,7 +60,9 @@ class World:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows of w, columns): states or features, and actions."""
-        return int(self.env.observation_space.n if self.features is None else self.features.size), self.count
+        rows = rows_of(self.env.observation_space) if self.features is None else int(self.features.size)
+        assert rows is not None
+        return rows, self.count
 
     def current(self) -> Features:
         return self.state
@@ -79,7 +88,7 @@ class World:
         return chances
 
     def step(self, action: int) -> tuple[float, Features, bool, bool]:
-        self.seen, reward, terminated, truncated, _ = self.env.step(action)
+        self.seen, reward, terminated, truncated, _ = self.do(action)
         self.state = self.see(self.seen)
         place = self.place
         place[1] += 1
@@ -116,3 +125,38 @@ class World:
         set_environment_state(self.env, state["environment"])
         self.seen = state["seen"]
         self.state = self.see(self.seen)
+
+
+def rows_of(space: gymnasium.Space[Any]) -> int | None:
+    """How many rows a table has for a number of a state, or for a tuple of a few; None where there can be none."""
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return int(space.n)
+    if not isinstance(space, gymnasium.spaces.Tuple):
+        return None
+    sizes = [int(part.n) for part in space.spaces if isinstance(part, gymnasium.spaces.Discrete)]
+    rows = math.prod(sizes)
+    return rows if len(sizes) == len(space.spaces) > 0 and rows <= MOST else None
+
+
+def _numbering(space: Any) -> Callable[[Any], int]:
+    """What makes an observation the number of a row."""
+    if isinstance(space, gymnasium.spaces.Tuple):
+        parts: Any = space.spaces
+        digits = [(int(part.n), int(part.start)) for part in parts]
+
+        def number(seen: Any) -> int:
+            row = 0
+            for x, (base, start) in zip(seen, digits, strict=True):
+                row = row * base + int(x) - start
+            return row
+
+        return number
+    start = int(space.start)
+    return (lambda seen: int(seen) - start) if start else int
+
+
+def _from_start(env: gymnasium.Env[Any, Any]) -> Callable[[int], Any]:
+    """`env.step`, for actions that count from 0."""
+    space: Any = env.action_space
+    start = int(space.start)
+    return (lambda action: env.step(start + action)) if start else env.step

@@ -22,8 +22,10 @@ from operant.experiment.plots import estimate
 
 FILE = "values.csv"
 HEADER = ("state", "value", "lower", "upper", "action", "name")
-END, WALL = "end", "wall"
-"""Names in place of an action's: an episode is over here; nothing ever leads here."""
+UNPROVEN = ("state", "value", "action", "name")
+"""The columns where values have no bounds."""
+END, WALL, UNKNOWN = "end", "wall", "?"
+"""Names in place of an action's: an episode is over here; nothing ever leads here; nothing was learned of it."""
 SHOWN, OPEN = 200, 20
 """States in the report's table, and how many of them are to be seen at once."""
 DRAWN = ("bound/error", "bound/largest_change", "policy/changed")
@@ -36,20 +38,25 @@ class Answer:
 
     value: Sequence[float]
     """[S]."""
-    error: float
-    """How far a value may be from the optimum."""
+    error: float | None
+    """How far a value may be from the optimum; None where nothing proves it."""
     action: Sequence[int]
     """[S]: -1 where there is none."""
     name: Sequence[str]
-    """[S]: what the action is called; END or WALL."""
+    """[S]: what the action is called; END, WALL or UNKNOWN."""
     grid: tuple[int, int] | None = None
     """(height, width) where the first states are the cells of a grid, row by row."""
 
-    def lines(self) -> Iterator[tuple[int, float, float, float, int | str, str]]:
-        """The rows of `values.csv`: state, value, its bounds, action and the action's name."""
+    @property
+    def header(self) -> tuple[str, ...]:
+        return UNPROVEN if self.error is None else HEADER
+
+    def lines(self) -> Iterator[tuple[int | float | str, ...]]:
+        """The rows of `values.csv`: state, value, its bounds if there are any, action and the action's name."""
         for s, (value, action, name) in enumerate(zip(self.value, self.action, self.name, strict=True)):
-            around = 0.0 if action < 0 else self.error
-            yield s, value, value - around, value + around, action if action >= 0 else "", name
+            around = 0.0 if action < 0 else self.error or 0.0
+            bounds = () if self.error is None else (value - around, value + around)
+            yield s, value, *bounds, action if action >= 0 else "", name
 
     def rows(self) -> list[list[tuple[float, str, str]]]:
         """[height][width] of (value, name, kind), where kind is "", "ended" or "wall"."""
@@ -106,17 +113,21 @@ def _shade(cell: tuple[float, str, str], low: float, high: float) -> Style:
 
 
 def _state_table(answer: Answer, most: int) -> Iterator[RenderableType]:
-    digits = _digits(answer.error)
     table = Table(box=None, padding=(0, 3, 0, 0))
     table.add_column("state", justify="right")
     table.add_column("value", justify="right")
     table.add_column("action")
-    for s, value, _, _, _, name in [line for _, line in zip(range(most), answer.lines(), strict=False)]:
-        table.add_row(str(s), f"{value:.{digits}f}", name)
+    for s, value, name in zip(range(most), answer.value, answer.name, strict=False):
+        table.add_row(str(s), _worth(value, answer.error), name)
     yield table
     if (rest := len(answer.value) - most) > 0:
         yield f"... and {rest:,} more states; --rows shows more, --out writes all to {FILE}"
     yield ""
+
+
+def _worth(value: float, error: float | None) -> str:
+    """With the decimals that are proven; with four digits where nothing is."""
+    return f"{value:.4g}" if error is None else f"{value:.{_digits(error)}f}"
 
 
 def _digits(error: float) -> int:
@@ -126,21 +137,24 @@ def _digits(error: float) -> int:
 
 def read_answer(path: Path, grid: tuple[int, int] | None) -> Answer:
     """What `Answer.lines` wrote. Raises `InputError` with file and line for anything else."""
-    value, action, name, error = [], [], [], 0.0
+    value, action, name, error = [], [], [], None
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
-        if tuple(next(lines, ())) != HEADER:
+        header = tuple(next(lines, ()))
+        if header not in (HEADER, UNPROVEN):
             raise InputError(f"{path}:1: the columns are not {','.join(HEADER)}; remove the file, or solve anew")
         for cells in lines:
             try:
-                _, v, low, high, a, n = cells
+                _, v, *bounds, a, n = cells
                 value.append(float(v))
-                error = max(error, (float(high) - float(low)) / 2)
+                if header == HEADER:
+                    low, high = map(float, bounds)
+                    error = max(error or 0.0, (high - low) / 2)
                 action.append(int(a) if a else -1)
                 name.append(n)
             except ValueError:
                 raise InputError(
-                    f"{path}:{lines.line_num}: {','.join(cells)[:60]!r} is no line of {','.join(HEADER)}; remove the "
+                    f"{path}:{lines.line_num}: {','.join(cells)[:60]!r} is no line of {','.join(header)}; remove the "
                     "file, or solve anew"
                 ) from None
     fits = grid is not None and grid[0] * grid[1] <= len(value)
@@ -171,6 +185,8 @@ def _heat_map(answer: Answer) -> str:
     caption = (
         "The deeper the colour, the more a state is worth under the policy; below the value, what the policy does. "
         "Pale grey: an episode is over there. Dark grey: nothing leads there."
+        + " ?: all values are still as they began."
+        * (UNKNOWN in answer.name)
     )
     return plots.figure(title, caption, plots.heat_map(answer.rows(), title))
 
@@ -194,10 +210,9 @@ def _curve(run: Findings) -> list[str]:
 
 
 def _table(answer: Answer) -> str:
-    digits = _digits(answer.error)
     rows = [
-        f"<tr><th>{s}</th><td>{value:.{digits}f}</td><td>{escape(name)}</td></tr>"
-        for _, (s, value, _, _, _, name) in zip(range(SHOWN), answer.lines(), strict=False)
+        f"<tr><th>{s}</th><td>{_worth(value, answer.error)}</td><td>{escape(name)}</td></tr>"
+        for s, value, name in zip(range(SHOWN), answer.value, answer.name, strict=False)
     ]
     head = "<thead><tr><th>State</th><th>Value</th><th>Action</th></tr></thead>"
     first, rest = (

@@ -246,9 +246,13 @@ def line_chart(
 
 
 def interval_chart(
-    rows: Sequence[tuple[str, Estimate]], label: str, references: Mapping[str, float], low: float = 0.0
+    rows: Sequence[tuple[str, Estimate]],
+    label: str,
+    references: Mapping[str, float],
+    low: float = 0.0,
+    percent: bool = True,
 ) -> str:
-    """Shares as dots with their intervals, one row each; `references` names vertical lines, the first is the base.
+    """Numbers from 0 to 1 as dots with their intervals, a row each; `references` names vertical lines, first the base.
 
     Blue: the whole interval lies above the base; orange: below it; grey: the base is inside.
     """
@@ -262,20 +266,22 @@ def interval_chart(
     body = []
     for tick in _ticks(low, 1.0, 4):
         body.append(_line("grid", across(tick), across(tick), top, height - 22))
-        body.append(_text(across(tick), height - 6, number(tick, percent=True), "middle", "dim"))
+        body.append(_text(across(tick), height - 6, number(tick, percent), "middle", "dim"))
     for name, share in references.items():
         body.append(_line("reference", across(share), across(share), top - 6, height - 22))
         body.append(_text(across(share), top - 12, name, "middle", "dim"))
     for i, (name, value) in enumerate(rows):
         y = top + step * (i + 0.5)
         colour = 0 if value.low > base else 1 if value.high < base else 5
-        words = f"{name}: {number(value.mean, True)} ({number(value.low, True)} to {number(value.high, True)})"
-        marks = _line(f"stem s{colour}", across(base), across(value.mean), y, y)
+        mean, least, most = (number(x, percent) for x in (value.mean, value.low, value.high))
+        words = f"{name}: {mean} ({least} to {most})"
         if value.high > value.low:
-            marks += _line(f"interval s{colour}", across(value.low), across(value.high), y, y)
+            marks = _line(f"interval s{colour}", across(value.low), across(value.high), y, y)
+        else:  # a stem beside an interval would look like a wider one
+            marks = _line(f"stem s{colour}", across(base), across(value.mean), y, y)
         marks += f'<circle class="f{colour}" cx="{across(value.mean):.1f}" cy="{y}" r="5.5"/>'
         body.append(f"<g><title>{escape(words)}</title>{marks}</g>")
-        body.append(_text(left - 12, y + 4, name, "end") + _text(width, y + 4, number(value.mean, True), "end"))
+        body.append(_text(left - 12, y + 4, name, "end") + _text(width, y + 4, mean, "end"))
     return _svg(width, height, label, body)
 
 

@@ -9,6 +9,8 @@ from operant.experiment.plots import duration, number
 
 SECONDS_BETWEEN_LINES = 10.0
 SHARE_BETWEEN_LINES = 0.05
+SECONDS_AT_LEAST = 1.0
+"""Lines of a run that is soon over are no closer than this."""
 
 
 class Progress:
@@ -39,8 +41,9 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, words=self._words(step, metrics, now))
             return
-        waited = now - self.line_time >= SECONDS_BETWEEN_LINES
-        moved = step - self.line_step >= SHARE_BETWEEN_LINES * self.total
+        since = now - self.line_time
+        waited = since >= SECONDS_BETWEEN_LINES
+        moved = since >= SECONDS_AT_LEAST and step - self.line_step >= SHARE_BETWEEN_LINES * self.total
         if waited or moved or step >= self.total:
             share = f"{100 * step / max(self.total, 1):.0f}%"
             print(

@@ -19,6 +19,9 @@ JUDGEMENTS = {"win_rate", "win_rates", "reward_model_accuracy", "judge_accuracy"
 SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 """Figures, and groups of them, that are shown as a percentage."""
 
+AMOUNTS = {"reward_per_step", "regret", "true_reward"}
+"""Figures that are no shares, even where all of them lie from 0 to 1."""
+
 NO_CURVES = {"time/seconds", *drawings.DRAWN, *regret.DRAWN}
 """Metrics that have no panel among the learning curves: the clock, and what a section of its own draws."""
 
@@ -265,7 +268,7 @@ def _exposures(run: Findings) -> str:
 
 
 def _measures(run: Findings) -> list[str]:
-    """For data without kinds of answer: every figure that is a share, stage by stage."""
+    """For data without kinds of answer: every figure whose values lie from 0 to 1, stage by stage."""
     figures = {name: estimates(value) for name, value in run.results.items()}
     base = "sft" if "sft" in figures else next(iter(figures), "")
     parts = []
@@ -274,7 +277,8 @@ def _measures(run: Findings) -> list[str]:
         if all(value.low >= 0 and value.high <= 1 for _, value in rows):
             title = f"{key.replace('_', ' ').capitalize()}, stage by stage"
             caption = f"Dot: mean; line: interval. Blue is clearly above {_title(base)}, orange below.{_measured(run)}"
-            chart = plots.interval_chart(rows, title, {_title(base): figures[base][key].mean})
+            lines = {_title(base): figures[base][key].mean}
+            chart = plots.interval_chart(rows, title, lines, percent=key not in AMOUNTS)
             parts.append(plots.figure(title, caption, chart))
     return parts
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 import operant
 from operant.core.errors import Diverged, InputError
-from operant.core.finite import require_finite
+from operant.core.finite import USUAL, require_finite
 from operant.experiment import checkpoint
 from operant.experiment.files import atomic_write, to_toml, writing
 from operant.experiment.log import Log, cut_metrics
@@ -39,6 +39,7 @@ from operant.experiment.progress import Progress
 
 SAVING_SHARE = 0.05
 """The part of a run's time that checkpoints may take, where their spacing is not given in steps."""
+BANDIT_CURE = "smaller numbers in the world and in the algorithm's settings are the cure"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,12 +110,13 @@ class Run:
         every_steps: int | None = None,
         keep: int = 2,
         show: Sequence[str] = (),
+        whole: Path | None = None,
     ) -> None:
         """Go through `metrics`, the steps of an algorithm that changes `state`: log, save, show how far it is.
 
         `total`: the value of `state.step` at the end. A checkpoint is written every `every_steps` steps or, without
         it, every `every_seconds` or more, so that saving takes at most 5% of the time; and one at the end. The newest
-        `keep` stay. `show`: metrics to show beside the progress.
+        `keep` stay. `show`: metrics to show beside the progress. `whole`: the run folder that this one is a part of.
 
         Raises Diverged at the first value that is no finite number, with the last checkpoint intact; InputError if the
         disk is full; SystemExit(130), after a checkpoint, when asked to stop by Ctrl-C or SIGTERM.
@@ -143,7 +145,7 @@ class Run:
                 except Diverged as error:
                     raise self._explained(error, state) from error
             if stop.is_set():
-                print(f"stopped after step {state.step}; --resume continues {self.folder}", file=sys.stderr)
+                print(f"stopped after step {state.step}; --resume continues {whole or self.folder}", file=sys.stderr)
                 raise SystemExit(130)
 
     def _save(self, state: Any, log: Log, keep: int) -> None:
@@ -219,7 +221,8 @@ def fingerprint(items: Iterable[Any]) -> str:
 def _require_finite_metrics(values: Mapping[str, float], step: int) -> None:
     for name, x in values.items():
         if not math.isfinite(x):
-            require_finite(float(x), name, step)
+            cure = BANDIT_CURE if name.startswith("bandit/") else USUAL
+            require_finite(float(x), name, step, cure=cure)
 
 
 def _trained(value: Any) -> Iterator[Tensor]:

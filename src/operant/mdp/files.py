@@ -10,6 +10,7 @@
 import csv
 import dataclasses
 import difflib
+import itertools
 import math
 import warnings
 import zipfile
@@ -28,8 +29,15 @@ from operant.mdp.quantecon import from_quantecon, to_quantecon
 
 COLUMNS = ("state", "action", "next_state", "probability", "reward")
 SUFFIXES = (".csv", ".npz")
+TOO_LARGE = {"state": 2**53, "action": 2**31, "next_state": 2**53, "end": 2}
+"""Whole numbers from here on are not held exactly, or mean nothing."""
 Form = Literal["operant", "quantecon", "pymdptoolbox"]
 """Whose arrays an .npz holds."""
+FIELDS = {f.name for f in dataclasses.fields(MDP)} - {"mixed"}
+OWN = FIELDS - {"gamma", "transition_reward"}
+"""The arrays that Operant's own form must have."""
+ARRAYS = {*FIELDS, "transition", "R", "Q", "Q_data", "Q_indices", "Q_indptr", "beta", "s_indices", "a_indices", "ends"}
+"""Names of all that is read from an .npz; what has another name may hold anything."""
 
 
 def read_model(path: Path, gamma: float | None = None) -> MDP:
@@ -69,15 +77,17 @@ def _named(path: Path) -> Iterator[None]:
             raise
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
+        raise InputError(f"{path}: {error.strerror or error}; give the name of a .csv or .npz file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: this is no .csv, which is text in UTF-8: its byte {error.start} is not") from error
+    except MemoryError as error:
+        raise InputError(f"{path}: this is more than the memory of this machine holds: {error}") from error
     except (ValueError, TypeError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: this is no model: {error}") from error
 
 
 def _read_csv(path: Path, gamma: float | None) -> MDP:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        if gamma is None:
-            raise InputError("a .csv holds no discount: give gamma, such as 0.95 (--gamma on the command line)")
         place = _places(next(csv.reader(file), []), path)
         form = {"delimiter": ",", "quotechar": '"', "comments": None, "usecols": list(place.values()), "ndmin": 2}
         try:
@@ -87,12 +97,20 @@ def _read_csv(path: Path, gamma: float | None) -> MDP:
         except ValueError:
             _explain(path, place)
     columns = dict(zip(place, table.T, strict=True))
-    whole = np.stack([columns[name] for name in place if name not in ("probability", "reward")])
-    if not (np.isfinite(table).all() and (whole >= 0).all() and (whole == np.floor(whole)).all()):
+    whole = {name: x for name, x in columns.items() if name in TOO_LARGE}
+    fits = all(((x >= 0) & (x < TOO_LARGE[name]) & (x == np.floor(x))).all() for name, x in whole.items())
+    if not (np.isfinite(table).all() and fits):
         _explain(path, place)
+    end = columns.get("end", np.zeros(len(table)))
     s, a, t, p, r = (columns[name] for name in COLUMNS)
-    ends = np.unique(t[columns.get("end", np.zeros(len(s))) > 0])
-    resting = np.isin(s, ends) & (s == t) & (r == 0)
+    ends = np.unique(t[end > 0])
+    stays = (s == t) & (r == 0)
+    if (odd := np.isin(t, ends) & (end == 0) & ~stays).any():
+        where, _ = next(itertools.islice(_lines(path), int(odd.argmax()), None))
+        raise InputError(f"{where}: end is 0, and another line says that state {t[odd][0]:.0f} is one: give 1 in both")
+    if gamma is None:
+        raise InputError("a .csv holds no discount: give gamma, such as 0.95 (--gamma on the command line)")
+    resting = np.isin(s, ends) & stays
     kept = [x[~resting] for x in (s, a, t, p, r)]
     return from_transitions(*kept, gamma, ends=ends.astype(np.int64).tolist())  # pyright: ignore
 
@@ -100,6 +118,10 @@ def _read_csv(path: Path, gamma: float | None) -> MDP:
 def _places(header: list[str], path: Path) -> dict[str, int]:
     """Where each column stands."""
     names = [name.strip() for name in header]
+    if not any(names):
+        raise InputError(f"{path}:1: there is no heading; the first line is {','.join(COLUMNS)} and, if wanted, end")
+    if len(names) == 1 and (found := [sign for sign in ";\t|" if sign in names[0]]):
+        raise InputError(f"{path}:1: {found[0]!r} stands between the columns; put commas there, in every line")
     for name in names:
         if name not in (*COLUMNS, "end") or names.count(name) > 1:
             near = difflib.get_close_matches(name, [c for c in (*COLUMNS, "end") if c not in names], 1)
@@ -112,23 +134,31 @@ def _places(header: list[str], path: Path) -> dict[str, int]:
 
 def _explain(path: Path, place: dict[str, int]) -> NoReturn:
     """Go through a table that numpy could not read, and say in which line."""
+    for where, cells in _lines(path):
+        if len(cells) <= max(place.values()):
+            raise InputError(f"{where}: {len(cells)} cells, and the header names {len(place)} columns")
+        for name, i in place.items():
+            try:
+                x = float(cells[i])
+            except ValueError:
+                raise InputError(f"{where}: {name} is {cells[i]!r}; give a number") from None
+            if not math.isfinite(x):
+                raise InputError(f"{where}: {name} is {x}; give a finite number")
+            if name == "end" and x not in (0, 1):
+                raise InputError(f"{where}: end is {cells[i]}; give 1 where the next state is one, else 0")
+            if name in TOO_LARGE and (x < 0 or x != int(x)):
+                raise InputError(f"{where}: {name} is {cells[i]}; give a whole number, counting from 0")
+            if name in TOO_LARGE and x >= TOO_LARGE[name]:
+                raise InputError(f"{where}: {name} is {cells[i]}, which is too large; number them from 0, without gaps")
+    raise InputError("this cannot be read as a table of numbers")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """(file and line, cells) of every line below the heading that is not empty."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file)
         next(lines)
-        for cells in lines:
-            where = f"{path}:{lines.line_num}"
-            if cells and len(cells) <= max(place.values()):
-                raise InputError(f"{where}: {len(cells)} cells, and the header names {len(place)} columns")
-            for name, i in place.items() if cells else ():
-                try:
-                    x = float(cells[i])
-                except ValueError:
-                    raise InputError(f"{where}: {name} is {cells[i]!r}; give a number") from None
-                if not math.isfinite(x):
-                    raise InputError(f"{where}: {name} is {x}; give a finite number")
-                if name not in ("probability", "reward") and (x < 0 or x != int(x)):
-                    raise InputError(f"{where}: {name} is {cells[i]}; give a whole number, counting from 0")
-    raise InputError("this cannot be read as a table of numbers")
+        yield from ((f"{path}:{lines.line_num}", cells) for cells in lines if cells)
 
 
 def _write_csv(mdp: MDP, path: Path) -> None:
@@ -147,8 +177,7 @@ def _write_csv(mdp: MDP, path: Path) -> None:
 
 def _arrays(mdp: MDP, form: Form) -> dict[str, Any]:
     if form == "operant":
-        fields = {f.name: getattr(mdp, f.name) for f in dataclasses.fields(mdp) if f.name != "mixed"}
-        return {name: x for name, x in fields.items() if x is not None}
+        return {name: x for name in FIELDS if (x := getattr(mdp, name)) is not None}
     ends = {"ends": np.flatnonzero(mdp.end)}
     if form == "pymdptoolbox":
         transition, reward = mdp.to_arrays()
@@ -160,23 +189,28 @@ def _arrays(mdp: MDP, form: Form) -> dict[str, Any]:
 
 def _read_npz(path: Path, gamma: float | None) -> MDP:
     held = _load(path)
+    _check_kinds(held)
+    pairs = "R" in held and ("Q" in held or "Q_data" in held)
+    if not (pairs or held.keys() >= OWN or {"transition", "reward"} <= held.keys()):
+        raise InputError(
+            f"the arrays are {', '.join(held) or 'none'}; a model has first, action, start, next_state, probability, "
+            "reward and end, or pymdptoolbox's transition and reward, or QuantEcon's R and Q"
+        )
     discount = gamma if gamma is not None else held.get("gamma", held.get("beta"))
     if discount is None:
         raise InputError("the file holds no discount: give gamma, such as 0.95 (--gamma on the command line)")
     if np.ndim(discount) != 0:
         raise InputError(f"the discount has the shape {np.shape(discount)}: it is one number")
+    if held.keys() >= OWN:
+        arrays = {name: held[name] for name in (*OWN, "transition_reward") if name in held}
+        return MDP(gamma=float(discount), **arrays)  # pyright: ignore
     ends = held.get("ends", np.zeros(0, dtype=np.int64)).tolist()
-    fields = {f.name for f in dataclasses.fields(MDP)} - {"gamma", "mixed"}
-    if fields - {"transition_reward"} <= held.keys():
-        return MDP(gamma=float(discount), **{name: held[name] for name in fields & held.keys()})  # pyright: ignore
-    if {"transition", "reward"} <= held.keys():
-        return from_arrays(held["transition"], held["reward"], float(discount), ends)
-    if "R" in held and ("Q" in held or "Q_data" in held):
+    if pairs:
         return from_quantecon(held["R"], _q(held), float(discount), held.get("s_indices"), held.get("a_indices"), ends)
-    raise InputError(
-        f"the arrays are {', '.join(held) or 'none'}; a model has first, action, start, next_state, probability, "
-        "reward and end, or pymdptoolbox's transition and reward, or QuantEcon's R and Q"
-    )
+    shape = held["transition"].shape
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise InputError(f"transition has the shape {shape}: give A of [S, S], a matrix for each action")
+    return from_arrays(held["transition"], held["reward"], float(discount), ends)
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
@@ -185,6 +219,14 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
             raise InputError("this is no .npz file, which numpy.savez writes")
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
+
+
+def _check_kinds(held: dict[str, NDArray[Any]]) -> None:
+    """Raises `InputError` for an array of a model that holds no real numbers."""
+    for name, array in held.items():
+        if name in ARRAYS and array.dtype.kind not in "biuf":
+            words = {"c": "complex numbers", "U": "text", "S": "text"}
+            raise InputError(f"{name} holds {words.get(array.dtype.kind, array.dtype)}: give real numbers")
 
 
 def _q(held: dict[str, NDArray[Any]]) -> Any:

@@ -40,6 +40,22 @@ def test_other_arms_are_drawn_as_often_as_epsilon_says(rng, step, decay, epsilon
     np.testing.assert_allclose(share, expected, atol=0.006)
 
 
+@pytest.mark.parametrize("step", [0, 1, 9])
+@pytest.mark.parametrize("decay", [0.0, 0.3, 1.0])
+def test_each_choice_is_that_of_the_definition(rng, step, decay):
+    """In step t = `step` + 1, ε / (1 + decay (t - 1)), run by run on the same two draws."""
+    config = Config(epsilon=0.8, decay=decay)
+    state = epsilon_greedy.init(bernoulli(20_000, 5, rng), config, seed=3)
+    state.value, state.step = rng.random((20_000, 5)), step
+    same, t = np.random.default_rng(3), step + 1
+    explore, which = same.random(20_000), same.random(20_000)
+    due = [
+        int(5 * which[r]) if explore[r] < 0.8 / (1 + decay * (t - 1)) else int(state.value[r].argmax())
+        for r in range(20_000)
+    ]
+    assert epsilon_greedy.choose(state, config).tolist() == due
+
+
 def test_greedy_is_caught_by_an_early_mistake_that_optimism_mends(rng):
     def optimal(config: Config) -> float:
         world = Bernoulli(np.tile([0.3, 0.7], (500, 1)), np.random.default_rng(1))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.optimize import brentq
 
 from operant.algorithms.bandit import epsilon_greedy, kl_ucb, ucb
 from operant.bandits.bounds import bernoulli_kl, lai_robbins
@@ -27,6 +28,31 @@ def test_ucb_takes_the_largest_index(rng):
     arm = ucb.choose(state, config)
     np.testing.assert_allclose(index[np.arange(40), arm], best, rtol=1e-12)
     np.testing.assert_allclose(state.doubt, 1 / np.sqrt(state.count))
+
+
+@pytest.mark.parametrize("t", [3, 4, 7, 30, 500])
+def test_the_clock_of_ucb_is_t(t):
+    """In step t. Doubt grows faster for an arm tried once: below it wins from t - 1/2 on, above only from t + 1/2."""
+    state = ucb.init(bernoulli(2, 2, np.random.default_rng(0)), ucb.Config(c=0.7), seed=1)
+    state.step, state.count[...] = t - 1, (1, 9)
+    state.doubt[...] = 1 / np.sqrt(state.count)
+    for run, equal_at in enumerate((t - 0.5, t + 0.5)):
+        state.value[run] = 0.0, 0.7 * (math.sqrt(math.log(equal_at)) - math.sqrt(math.log(equal_at) / 9))
+    assert ucb.choose(state, ucb.Config(c=0.7)).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("c", [0.0, 3.0])
+@pytest.mark.parametrize("t", [4, 7, 30, 500])
+def test_the_clock_of_kl_ucb_is_t(t, c):
+    """In step t, likewise: the second arm's mean is that which makes both indices equal at t - 1/2 or t + 1/2."""
+    state = kl_ucb.init(bernoulli(2, 2, np.random.default_rng(0)), kl_ucb.Config(c), seed=1)
+    state.step, state.count[...] = t - 1, (4, 20)
+    for run, equal_at in enumerate((t - 0.5, t + 0.5)):
+        level = math.log(equal_at) + c * math.log(math.log(equal_at))
+        index = brentq(lambda q, level=level: 4 * bernoulli_kl(0.2, q) - level, 0.2, 1 - 1e-12)
+        equal = brentq(lambda p, level=level, q=index: 20 * bernoulli_kl(p, q) - level, 1e-12, index)
+        state.value[run] = 0.2, equal
+    assert kl_ucb.choose(state, kl_ucb.Config(c)).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("module", [ucb, kl_ucb])
@@ -81,12 +107,13 @@ def test_kl_ucb_nears_the_bound_of_lai_and_robbins_and_others_do_not():
 
 
 @pytest.mark.parametrize("module", [ucb, kl_ucb])
-def test_an_adversary_pays_it_nothing(module):
+def test_an_adversary_pays_it_nothing_once_it_has_tried_each_arm(module):
     config = module.Config()
     world = adversarial(
         20, 4, np.random.default_rng(0), lambda world: module.train(module.init(world, config), config, 300)
     )
     state = module.init(world, config, seed=5)
     (metrics,) = module.train(state, config, 300, 300)
-    assert state.totals.reward.max() < 4
+    first = 1 / 2 + 7 / 16 + 3 / 8 + 5 / 16  # arm k is worth 1/2 - k/16 while each is tried once
+    assert state.totals.reward.tolist() == [first] * 20
     assert metrics["bandit/regret"] > 0.7 * 300

@@ -24,13 +24,13 @@ from operant.core.control import Learning, Rule, explore
 from operant.core.errors import InputError
 from operant.core.linear import Active
 from operant.core.random import stream
-from operant.core.traces import KINDS, fade, traces_of
+from operant.core.traces import KINDS, REPLACING, fade, mark, traces_of
 from operant.experiment import checkpoint
 from operant.mdp.chain import policy_reward_process
 from operant.mdp.model import MDP, from_transitions
 from operant.mdp.problems import cliff, treasure_walk, windy_grid
 from operant.mdp.simulator import Simulator, simulator
-from tests.algorithms.temporal_difference.worlds import returning, trajectories
+from tests.algorithms.temporal_difference.worlds import returning, slippery, trajectories
 
 PLAIN = {"glie": False, "average": False, "first_visit": False}
 """Monte Carlo with constant ε and α and every visit."""
@@ -55,15 +55,6 @@ def label(case: tuple[ModuleType, dict[str, Any]]) -> str:
 
 
 every = pytest.mark.parametrize(("module", "settings"), ALGORITHMS, ids=map(label, ALGORITHMS))
-
-
-def slippery() -> MDP:
-    """Four states with two actions each, which pay and lead at random, and an end that is reached for certain."""
-    rng, rows = np.random.default_rng(3), []
-    for s, a in itertools.product(range(4), range(2)):
-        p = rng.dirichlet(np.ones(5))
-        rows += [(s, a, t, p[t], round(rng.normal(), 2)) for t in range(5)]
-    return from_transitions(*zip(*rows, strict=True), 0.9, ends=[4])
 
 
 def learned(module: ModuleType, world: Any, seed: int = 0, **settings: Any) -> Any:
@@ -473,11 +464,33 @@ def test_traces_accumulate_are_replaced_and_are_forgotten():
         assert traces.count[0] == 1
         for _ in range(60):
             fade(traces, 0.5)
-        assert (traces.count[0], traces.z[0, 0], traces.held.any()) == (0, 0.0, False)
+            mark(traces, 1, 0, 0.1, REPLACING)
+        assert (traces.count[0], traces.z.ravel().tolist(), traces.held.ravel().tolist()) == (1, [0, 1], [False, True])
+        fade(traces, 0.0)
+        assert (traces.count[0], traces.z.any(), traces.held.any()) == (0, False, False)
     second = 0.5 + 1 - 0.1 * 0.5
     assert marks["accumulating"] == pytest.approx(1.75)
     assert marks["replacing"] == 1.0
     assert marks["dutch"] == pytest.approx(second / 2 + 1 - 0.1 * second / 2)
+
+
+@pytest.mark.parametrize("trace", KINDS)
+def test_features_of_another_scale_learn_the_same(trace):
+    """Features 2^-45 as large with weights 2^45 as large: traces as small as their own features are still followed."""
+    x, scale = np.random.default_rng(8).normal(size=(5, 3)), 2.0**-45
+    runs = [
+        learned(
+            sarsa_lambda,
+            simulator(slippery(), 0, limit=9, features=c * x),
+            steps=500,
+            alpha=0.05 / c**2,
+            lambda_=0.8,
+            trace=trace,
+        )
+        for c in (1.0, scale)
+    ]
+    np.testing.assert_array_equal(runs[0].w, scale * runs[1].w)
+    assert runs[0].w.any()
 
 
 # Convergence
@@ -528,7 +541,7 @@ def test_glie_monte_carlo_ends_at_the_optimum():
 @pytest.mark.parametrize(
     ("module", "settings", "words"),
     [
-        (q_learning, {"alpha": 0.0}, "alpha is 0.0: give a number above 0"),
+        (q_learning, {"alpha": 0.0}, "alpha is 0.0: give a finite number above 0"),
         (q_learning, {"epsilon": 1.5}, "epsilon is 1.5"),
         (q_learning, {"epsilon": 0.1, "epsilon_end": 0.2}, "epsilon_end is 0.2: give a number from 0 to epsilon"),
         (q_learning, {"alpha_power": 2.0}, "alpha_power is 2.0"),

@@ -1,6 +1,7 @@
 """Small episodic models, all their trajectories with their probabilities, and a world that plays a given one."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -32,6 +33,15 @@ def returning(gamma: float = 0.9) -> MDP:
         (1, 0, 0, 0.1, -2.0), (1, 0, 2, 0.9, 0.5), (1, 1, 2, 1.0, 4.0),
     ]  # fmt: skip
     return from_transitions(*zip(*table, strict=True), gamma, ends=[2])  # pyright: ignore
+
+
+def slippery() -> MDP:
+    """Four states with two actions each, which pay and lead at random, and an end that is reached for certain."""
+    rng, rows = np.random.default_rng(3), []
+    for s, a in itertools.product(range(4), range(2)):
+        p = rng.dirichlet(np.ones(5))
+        rows += [(s, a, t, p[t], round(rng.normal(), 2)) for t in range(5)]
+    return from_transitions(*zip(*rows, strict=True), 0.9, ends=[4])  # pyright: ignore
 
 
 def trajectories(

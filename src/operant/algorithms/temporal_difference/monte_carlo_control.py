@@ -77,10 +77,16 @@ def init(world: Any, config: Config, seed: int = 0) -> State:
         )
     w, visits, random = begin(world, _paced(config), seed)
     past = episode(world)
-    a = epsilon_greedy(w, current(world), actions(world), 1.0 if config.glie else config.epsilon, random)
+    a = epsilon_greedy(w, current(world), actions(world), chance_to_explore(config.glie, config.epsilon, past), random)
     action = Actions(np.zeros(len(past.reward), dtype=np.int64), np.array([a]))
     seen = np.zeros(w.shape if config.first_visit else (0, 0), dtype=np.int64)
     return State(world, w, visits, random, past, action, seen)
+
+
+@numba.njit(cache=True)
+def chance_to_explore(glie: bool, epsilon: float, past: Episode) -> float:
+    """ε = 1/k in episode k, counted from 1; without `glie` as given."""
+    return 1 / (past.length[1] + 1) if glie else epsilon
 
 
 def _paced(config: Config) -> Config:
@@ -112,19 +118,17 @@ def learn(
     x, a, done = current(world), int(action.chosen[0]), 0
     while done < steps and past.length[0] < len(past.reward):
         epsilon = explore(rule)
-        if glie:
-            epsilon = 1 / (past.length[1] + 1)
         reward, after, terminated, truncated = step(world, a)
         action.taken[past.length[0]] = a
         record(past, x, reward, 1.0)
-        b = epsilon_greedy(w, after, actions(world), epsilon, rule.random)
+        b = epsilon_greedy(w, after, actions(world), chance_to_explore(glie, epsilon, past), rule.random)
         x, a, done = after, b, done + 1
         if terminated or truncated:
             returns(past, rule.gamma, 0.0 if terminated else value_of(w, after, b))
             update(w, past, action, seen, rule)
             forget(past)
             x = reset(world)
-            a = epsilon_greedy(w, x, actions(world), epsilon, rule.random)
+            a = epsilon_greedy(w, x, actions(world), chance_to_explore(glie, epsilon, past), rule.random)
     action.chosen[0] = a
     return done
 

@@ -158,7 +158,7 @@ def test_a_policy_by_table_has_a_row_for_each_state_wherever_they_start():
 
 def test_a_known_environment_that_starts_at_another_number_is_saved(monkeypatch, tmp_path):
     """In the middle of an episode: the state is its own row, and the next steps are those of the whole run."""
-    monkeypatch.setattr("operant.envs.world.KNOWN", (Counted.__module__,))
+    monkeypatch.setattr("operant.envs.saving.ATTRIBUTES", (Counted.__module__,))
     config = sarsa.Config(steps=300, report_every=101, epsilon=0.5)
     state = sarsa.init(World(Counted(1)), config)
     metrics = sarsa.train(state, config)

@@ -1,13 +1,32 @@
-"""Categorical distributions against `torch.distributions` and against counting."""
+"""Distributions against `torch.distributions` and against counting."""
 
 import math
 
 import pytest
 import torch
-from scipy.stats import chisquare
-from torch.distributions import Categorical
+from scipy.stats import chisquare, kstest
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    Independent,
+    Normal,
+    TanhTransform,
+    TransformedDistribution,
+)
 
-from operant.networks.distributions import categorical_entropy, categorical_log_prob, categorical_sample
+from operant.networks.distributions import (
+    bounded_log_std,
+    categorical_entropy,
+    categorical_log_prob,
+    categorical_sample,
+    gaussian_entropy,
+    gaussian_log_prob,
+    gaussian_sample,
+    multi_categorical_entropy,
+    multi_categorical_log_prob,
+    multi_categorical_sample,
+    squashed_gaussian_log_prob,
+)
 
 LOGITS = [
     torch.tensor([0.0, 1.0, -1.0, 2.5]),
@@ -87,3 +106,87 @@ class TestEntropy:
         found, due = categorical_entropy(many), categorical_entropy(few)
         torch.testing.assert_close(found, due)
         torch.testing.assert_close(torch.autograd.grad(found, few), torch.autograd.grad(due, few))
+
+
+class TestMultiCategorical:
+    SIZES = (2, 4, 3)
+
+    def test_is_independent_categoricals_of_torch_distributions(self):
+        logits = torch.randn(5, 6, 9, dtype=torch.float64)
+        action = multi_categorical_sample(logits, self.SIZES)
+        assert action.shape == (5, 6, 3)
+        parts = [Categorical(logits=part) for part in logits.split(self.SIZES, -1)]
+        log_prob = sum(part.log_prob(action[..., k]) for k, part in enumerate(parts))
+        torch.testing.assert_close(multi_categorical_log_prob(logits, action, self.SIZES), log_prob)
+        torch.testing.assert_close(multi_categorical_entropy(logits, self.SIZES), sum(part.entropy() for part in parts))
+
+    def test_probabilities_of_all_actions_sum_to_1(self):
+        logits = torch.randn(9, dtype=torch.float64)
+        every = torch.cartesian_prod(*(torch.arange(n) for n in self.SIZES))
+        log_prob = multi_categorical_log_prob(logits.expand(len(every), -1), every, self.SIZES)
+        torch.testing.assert_close(log_prob.exp().sum().item(), 1.0)
+
+    def test_draws_come_as_often_as_they_should(self):
+        n = 20_000
+        logits = torch.randn(9)
+        action = multi_categorical_sample(logits.expand(n, -1), self.SIZES)
+        number = action @ torch.tensor([12, 3, 1])
+        every = torch.cartesian_prod(*(torch.arange(k) for k in self.SIZES))
+        due = multi_categorical_log_prob(logits.double().expand(24, -1), every, self.SIZES).exp()
+        assert chisquare(torch.bincount(number, minlength=24).numpy(), (n * due / due.sum()).numpy()).pvalue > 1e-3
+
+
+class TestGaussian:
+    def test_is_that_of_torch_distributions(self):
+        mean = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+        log_std = torch.randn(2, dtype=torch.float64, requires_grad=True)
+        action = torch.randn(4, 3, 2, dtype=torch.float64)
+        there = Independent(Normal(mean, log_std.exp()), 1)
+        found, due = gaussian_log_prob(mean, log_std, action), there.log_prob(action)
+        torch.testing.assert_close(found, due)
+        for x in (mean, log_std):
+            gradients = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (found, due)]
+            torch.testing.assert_close(*gradients)
+        torch.testing.assert_close(gaussian_entropy(log_std).expand(4, 3), there.entropy())
+
+    def test_samples_have_its_distribution_and_carry_gradients(self):
+        mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0], requires_grad=True)
+        x = gaussian_sample(mean.expand(5000, 2), log_std)
+        for i in range(2):
+            standard = (x[:, i].detach() - mean[i]) / log_std[i].detach().exp()
+            assert kstest(standard.numpy(), "norm").pvalue > 1e-3
+        x.sum().backward()
+        torch.testing.assert_close(log_std.grad, (x.detach() - mean).sum(0))
+
+
+class TestSquashedGaussian:
+    def test_density_integrates_to_1(self):
+        """Over the actions themselves: [-1, 3], by the midpoint rule."""
+        n, scale = 400_000, torch.tensor([2.0], dtype=torch.float64)
+        tanh = (torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1
+        latent = tanh.atanh().unsqueeze(-1)
+        for mean, log_std in ((0.0, 0.0), (0.7, -1.0), (-0.5, 0.3)):
+            parameters = (torch.full_like(latent, x) for x in (mean, log_std))
+            density = squashed_gaussian_log_prob(*parameters, latent, scale).exp()
+            assert abs((density * 4 / n).sum().item() - 1) < 1e-3
+
+    def test_is_that_of_torch_distributions(self):
+        mean, log_std, scale = torch.randn(5, 2).double(), torch.randn(5, 2).double(), torch.tensor([0.4, 3.0]).double()
+        latent = torch.randn(5, 2).double()
+        transforms = [TanhTransform(), AffineTransform(torch.tensor([1.0, -1.0]).double(), scale)]
+        there = TransformedDistribution(Normal(mean, log_std.exp()), transforms)
+        action = torch.tensor([1.0, -1.0]).double() + scale * latent.tanh()
+        due = there.log_prob(action).sum(-1)
+        torch.testing.assert_close(squashed_gaussian_log_prob(mean, log_std, latent, scale), due)
+
+    def test_is_finite_where_tanh_is_1(self):
+        latent = torch.tensor([[30.0], [-30.0]], requires_grad=True)
+        found = squashed_gaussian_log_prob(latent, torch.zeros(2, 1), latent, torch.ones(1))
+        found.sum().backward()
+        assert found.isfinite().all()
+        torch.testing.assert_close(found, torch.full((2,), 60 - 2 * math.log(2) - 0.5 * math.log(2 * math.pi)))
+        torch.testing.assert_close(latent.grad, torch.tensor([[2.0], [-2.0]]))
+
+    def test_log_std_stays_in_its_bounds(self):
+        found = bounded_log_std(torch.tensor([-100.0, 0.0, 100.0]), -5.0, 2.0)
+        torch.testing.assert_close(found, torch.tensor([-5.0, -1.5, 2.0]))

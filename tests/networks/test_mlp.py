@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from operant.networks.mlp import mlp
+from operant.core.errors import InputError
+from operant.networks.mlp import initialise, mlp
 
 
 @pytest.mark.parametrize("sizes", [(3, 2), (5, 16, 4), (4, 16, 8, 1)])
@@ -30,3 +31,34 @@ def test_the_activation_is_tanh_unless_another_is_asked_for():
     assert isinstance(network[1], nn.Tanh)
     x = torch.randn(5, 2)
     torch.testing.assert_close(network(x), network[2](torch.tanh(network[0](x))))
+
+
+class TestInitialisations:
+    def test_normalised_weights_into_a_unit_have_the_length_gain(self):
+        for layer in (nn.Linear(7, 5), nn.Conv2d(3, 5, 2)):
+            initialise(layer, "normalised", 0.3)
+            torch.testing.assert_close(layer.weight.flatten(1).norm(dim=1), torch.full((5,), 0.3))
+            assert (layer.bias == 0).all()
+
+    def test_xavier_weights_have_the_variance_of_their_fans(self):
+        layer = nn.Linear(300, 200)
+        initialise(layer, "xavier", 2.0)
+        torch.testing.assert_close(layer.weight.var().item(), 4 * 2 / 500, rtol=0.03, atol=0)
+
+    def test_torch_leaves_what_pytorch_does(self):
+        torch.manual_seed(5)
+        network = mlp((4, 3), initialisation="torch")
+        torch.manual_seed(5)
+        nn.Linear(4, 3)
+        due = nn.Linear(4, 3)
+        assert torch.equal(network[0].weight, due.weight)
+        assert torch.equal(network[0].bias, due.bias)
+
+    def test_hidden_layers_of_other_initialisations_have_gain_1(self):
+        network = mlp((6, 12, 3), 0.01, initialisation="normalised")
+        torch.testing.assert_close(network[0].weight.norm(dim=1), torch.ones(12))
+        torch.testing.assert_close(network[2].weight.norm(dim=1), torch.full((3,), 0.01))
+
+    def test_an_unknown_name_is_refused(self, unchecked_types):
+        with pytest.raises(InputError, match="orthogonal, normalised, xavier, torch"):
+            mlp((2, 3), initialisation="best")

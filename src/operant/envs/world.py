@@ -10,16 +10,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
 from operant.core.linear import Active, Features
 from operant.core.random import Stream, draw
-
-KNOWN = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
-"""Modules of environments whose whole state is in plain attributes, which can be saved and put back."""
-
+from operant.envs.saving import environment_state, resumes, set_environment_state
 
 MOST = 10_000_000
 """States of a table at most, where they are numbered from several numbers."""
@@ -113,20 +109,12 @@ class World:
     @property
     def resumes(self) -> bool:
         """Whether the environment's own state is saved too. Where it is not, a resumed run begins a new episode."""
-        return type(self.env.unwrapped).__module__.startswith(KNOWN)
+        return resumes(self.env)
 
     def state_dict(self) -> dict[str, Any]:
         """The counts, and the state of the environment where it can be had."""
         found: dict[str, Any] = {name: getattr(self, name) for name in ("place", "score", "returns", "lengths")}
-        if self.resumes:
-            inner = self.env.unwrapped
-            found |= {
-                "attributes": {k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)},
-                "random": inner.np_random.bit_generator.state,
-                "elapsed": [wrapper._elapsed_steps for wrapper in self._limits()],
-                "seen": self.seen,
-            }
-        return found
+        return found | ({"environment": environment_state(self.env), "seen": self.seen} if self.resumes else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in ("place", "score", "returns", "lengths"):
@@ -134,21 +122,9 @@ class World:
         if not self.resumes:
             self.place[1], self.score[0] = 0, 0.0
             return
-        inner = self.env.unwrapped
-        for name, value in state["attributes"].items():
-            setattr(inner, name, value)
-        inner.np_random.bit_generator.state = state["random"]
-        for wrapper, elapsed in zip(self._limits(), state["elapsed"], strict=True):
-            wrapper._elapsed_steps = elapsed
+        set_environment_state(self.env, state["environment"])
         self.seen = state["seen"]
         self.state = self.see(self.seen)
-
-    def _limits(self) -> list[TimeLimit]:
-        found, env = [], self.env
-        while isinstance(env, gymnasium.Wrapper):
-            found += [env] if isinstance(env, TimeLimit) else []
-            env = env.env
-        return found
 
 
 def rows_of(space: gymnasium.Space[Any]) -> int | None:
@@ -184,12 +160,3 @@ def _from_start(env: gymnasium.Env[Any, Any]) -> Callable[[int], Any]:
     space: Any = env.action_space
     start = int(space.start)
     return (lambda action: env.step(start + action)) if start else env.step
-
-
-def _plain(value: Any) -> bool:
-    """What a checkpoint can hold and a step may change."""
-    if isinstance(value, list | tuple):
-        return all(map(_plain, value))
-    if isinstance(value, np.generic | np.ndarray):
-        return value.dtype.kind in "biuf"
-    return value is None or isinstance(value, bool | int | float | str)

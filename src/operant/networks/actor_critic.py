@@ -1,33 +1,86 @@
-"""A policy and a value for environments with discrete actions."""
+"""A policy and a value for environments with Discrete, MultiDiscrete and Box actions."""
 
+from typing import Any
+
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from gymnasium import spaces
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from operant.core.errors import InputError
 from operant.core.record import Evaluation
-from operant.networks.distributions import categorical_entropy, categorical_log_prob, categorical_sample
-from operant.networks.mlp import mlp
+from operant.networks.heads import Categorical, Gaussian, Head, MultiCategorical
+from operant.networks.image import ImageActorCritic
+from operant.networks.mlp import Initialisation, mlp
 
 
 class ActorCritic(nn.Module):
-    """Separate perceptrons for π(a|s) and v(s). A `Policy` whose decisions do not depend on one another."""
+    """Separate perceptrons for π(a|s) and v(s). A `Policy` whose decisions do not depend on one another.
+
+    `actions` is the head that makes a distribution of the actor's outputs; a number n stands for `Categorical(n)`.
+    """
 
     memory = False
 
-    def __init__(self, observation_size: int, actions: int, hidden: tuple[int, ...] = (64, 64)) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        actions: int | Head,
+        hidden: tuple[int, ...] = (64, 64),
+        activation: type[nn.Module] = nn.Tanh,
+        initialisation: Initialisation = "orthogonal",
+    ) -> None:
         super().__init__()
-        self.actor = mlp((observation_size, *hidden, actions), gain=0.01)
-        self.critic = mlp((observation_size, *hidden, 1), gain=1.0)
+        self.head: Head = Categorical(actions) if isinstance(actions, int) else actions
+        self.actor = mlp((observation_size, *hidden, self.head.size), 0.01, activation, initialisation)
+        self.critic = mlp((observation_size, *hidden, 1), 1.0, activation, initialisation)
+
+    @torch.no_grad()
+    def choose(self, observation: Float[Tensor, "*B D"], greedy: bool = False) -> Shaped[Tensor, "..."]:
+        """The action alone. What else a record needs, `evaluate` says of a whole rollout at once."""
+        output = self.actor(observation)
+        return self.head.mode(output) if greedy else self.head.sample(output)
+
+    def value(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        return self.critic(observation).squeeze(-1)
 
     @torch.no_grad()
     def act(
         self, observation: Float[Tensor, "B D"], state: None = None, greedy: bool = False
-    ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"], None]:
-        logits = self.actor(observation)
-        action = logits.argmax(-1) if greedy else categorical_sample(logits)
-        return action, categorical_log_prob(logits, action), self.critic(observation).squeeze(-1), None
+    ) -> tuple[Shaped[Tensor, "B ..."], Float[Tensor, " B"], Float[Tensor, " B"], None]:
+        output = self.actor(observation)
+        action = self.head.mode(output) if greedy else self.head.sample(output)
+        return action, self.head.log_prob(output, action), self.value(observation), None
 
-    def evaluate(self, observation: Float[Tensor, "B T D"], action: Int[Tensor, "B T"]) -> Evaluation:
-        logits = self.actor(observation)
-        value = self.critic(observation).squeeze(-1)
-        return Evaluation(categorical_log_prob(logits, action), categorical_entropy(logits), value)
+    def evaluate(self, observation: Float[Tensor, "B T D"], action: Shaped[Tensor, "B T ..."]) -> Evaluation:
+        output = self.actor(observation)
+        return Evaluation(self.head.log_prob(output, action), self.head.entropy(output), self.value(observation))
+
+
+def actor_critic(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], hidden: tuple[int, ...] = (64, 64)
+) -> ActorCritic | ImageActorCritic:
+    """A policy for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
+
+    Raises `InputError` for spaces that neither can see or act in.
+    """
+    if isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8:
+        return ImageActorCritic(observation_space.shape, head(action_space))
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+        raise InputError(
+            f"a perceptron sees a Box of one dimension, not {observation_space}: "
+            "flatten the observation with gymnasium.wrappers.FlattenObservation"
+        )
+    return ActorCritic(observation_space.shape[0], head(action_space), hidden)
+
+
+def head(action_space: spaces.Space[Any]) -> Head:
+    """The head for an action space: a choice, several choices, or real numbers."""
+    if isinstance(action_space, spaces.Discrete):
+        return Categorical(int(action_space.n))
+    if isinstance(action_space, spaces.MultiDiscrete) and action_space.nvec.ndim == 1:
+        return MultiCategorical(action_space.nvec.tolist())
+    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+        return Gaussian(action_space.shape[0])
+    raise InputError(f"no policy for the actions {action_space}: Discrete, MultiDiscrete and Box of one dimension fit")

@@ -1,0 +1,145 @@
+"""A replay buffer: the latest transitions, in one block of memory a column."""
+
+import math
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from operant.core.errors import InputError
+from operant.core.record import Transition
+
+WINDOW = ("observation", "action", "reward", "discount", "open")
+
+
+class Replay:
+    """The last `capacity` transitions of `envs` environments that step together, drawn uniformly.
+
+    A transition covers up to `n` steps of one episode: `reward` is Σ γ^k r_k, `next_observation` the state really
+    reached, and `discount` γ to the number of steps, or 0 where that state is terminal. So the target of a value is
+    reward + discount · v(next_observation), without another γ. A truncated episode ends a transition and nothing more:
+    only `terminated` makes the discount 0. Sutton & Barto 2018, section 7.1.
+
+    Columns of more than `memory_limit` bytes together live in files without a name in `folder`, mapped into memory.
+    Raises `InputError` for counts below 1, a γ outside [0, 1] and a draw from an empty buffer.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_shape: tuple[int, ...],
+        action_shape: tuple[int, ...] = (),
+        envs: int = 1,
+        gamma: float = 0.99,
+        n: int = 1,
+        observation_dtype: Any = np.float32,
+        action_dtype: Any = np.int64,
+        memory_limit: int = 2**32,
+        folder: Path | None = None,
+    ) -> None:
+        if min(capacity, envs, n) < 1:
+            raise InputError(f"capacity {capacity}, envs {envs} and n {n} count things: give 1 or more of each")
+        if not 0 <= gamma <= 1:
+            raise InputError(f"gamma {gamma} is no discount: give a number from 0 to 1")
+        self.capacity, self.gamma, self.n = capacity, gamma, n
+        kinds = {
+            "observation": (observation_shape, observation_dtype), "action": (action_shape, action_dtype),
+            "reward": ((), np.float32), "discount": ((), np.float32),
+            "next_observation": (observation_shape, observation_dtype),
+        }  # fmt: skip
+        size = capacity * sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in kinds.values())
+        self.mapped = size > memory_limit
+        self.columns: dict[str, NDArray[Any]] = {
+            name: _column((capacity, *shape), kind, self.mapped, folder) for name, (shape, kind) in kinds.items()
+        }
+        self.position, self.filled, self.slot = 0, 0, 0
+        # The last n steps of every environment, [n, envs, ...]: transitions that are still growing.
+        self.observation = np.zeros((n, envs, *observation_shape), observation_dtype)
+        self.action = np.zeros((n, envs, *action_shape), action_dtype)
+        self.reward, self.discount = np.zeros((n, envs)), np.zeros((n, envs))
+        self.open = np.zeros((n, envs), dtype=bool)
+
+    def __len__(self) -> int:
+        return self.filled
+
+    def add(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+        mask: NDArray[np.bool_],
+    ) -> None:
+        """One step of every environment, [envs, ...]; what `mask` leaves out, such as a reset step, is not kept."""
+        slot = self.slot
+        self.observation[slot], self.action[slot] = observation, action
+        self.reward[slot], self.discount[slot], self.open[slot] = 0.0, 1.0, mask
+        grows = self.open & mask
+        self.reward += np.where(grows, self.discount * reward, 0.0)
+        self.discount[grows] *= self.gamma
+        self.slot = (slot + 1) % self.n
+        complete = self.open & (terminated | truncated)
+        complete[self.slot] |= self.open[self.slot]
+        order = np.roll(np.arange(self.n), -self.slot)  # the oldest step first
+        age, env = complete[order].nonzero()
+        self._store(order[age], env, terminated, next_observation)
+        self.open[complete] = False
+
+    def _store(
+        self, slots: NDArray[Any], env: NDArray[Any], terminated: NDArray[np.bool_], reached: NDArray[Any]
+    ) -> None:
+        slots, env = slots[-self.capacity :], env[-self.capacity :]
+        rows = (self.position + np.arange(len(env))) % self.capacity
+        for name in ("observation", "action", "reward"):
+            self.columns[name][rows] = getattr(self, name)[slots, env]
+        self.columns["discount"][rows] = np.where(terminated[env], 0.0, self.discount[slots, env])
+        self.columns["next_observation"][rows] = reached[env]
+        self.position = (self.position + len(env)) % self.capacity
+        self.filled = min(self.filled + len(env), self.capacity)
+
+    def cut(self) -> None:
+        """Drop the transitions that are still growing: the environments begin anew without an end."""
+        self.open[:] = False
+
+    def sample(self, size: int) -> Transition:
+        """`size` transitions, each drawn uniformly and independently with PyTorch's global generator."""
+        if not self.filled:
+            raise InputError("the replay buffer is empty: collect transitions before the first update")
+        index = torch.randint(self.filled, (size,)).numpy()
+        return Transition(**{name: torch.from_numpy(np.asarray(x[index])) for name, x in self.columns.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is filled, and the transitions that are still growing."""
+        return {
+            "capacity": self.capacity,
+            "position": self.position,
+            "filled": self.filled,
+            "slot": self.slot,
+            "columns": {name: np.asarray(x[: self.filled]) for name, x in self.columns.items()},
+            "window": {name: getattr(self, name) for name in WINDOW},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises `InputError` if the saved buffer has another capacity, n or number of environments."""
+        theirs = (state["capacity"], *state["window"]["open"].shape)
+        if theirs != (ours := (self.capacity, *self.open.shape)):
+            raise InputError(
+                f"the saved replay buffer has (capacity, n, envs) {theirs}, and this run has {ours}: use the same"
+            )
+        self.position, self.filled, self.slot = state["position"], state["filled"], state["slot"]
+        for name, x in self.columns.items():
+            x[: self.filled] = state["columns"][name]
+        for name in WINDOW:
+            getattr(self, name)[...] = state["window"][name]
+
+
+def _column(shape: tuple[int, ...], kind: Any, mapped: bool, folder: Path | None) -> NDArray[Any]:
+    if not mapped:
+        return np.zeros(shape, kind)
+    with TemporaryFile(dir=folder) as file:  # the mapping outlives the name and the handle, the file goes with it
+        return np.memmap(file, kind, "w+", shape=shape)

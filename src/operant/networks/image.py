@@ -1,0 +1,84 @@
+"""A policy and a value for images."""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from operant.core.errors import InputError
+from operant.core.record import Evaluation
+from operant.networks.heads import Head
+from operant.networks.mlp import Initialisation, initialise
+
+LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+"""(channels, size, stride) of the convolutions."""
+SMALLEST = 36
+
+
+class NatureCNN(nn.Module):
+    """Images [..., C, H, W] of bytes, scaled to [0, 1], to 512 features: three convolutions and one layer, with ReLU.
+
+    Mnih et al. 2015, "Human-level control through deep reinforcement learning". Raises `InputError` for images of fewer
+    than 36 pixels a side, of which the convolutions leave nothing.
+    """
+
+    def __init__(self, shape: tuple[int, ...], initialisation: Initialisation = "orthogonal") -> None:
+        super().__init__()
+        if len(shape) != 3 or min(shape[1:]) < SMALLEST:
+            raise InputError(
+                f"an image of the shape {shape}: the Nature CNN takes (channels, height, width), from {SMALLEST} "
+                "pixels a side, as gymnasium's AtariPreprocessing and FrameStackObservation make it"
+            )
+        layers: list[nn.Module] = []
+        channels = shape[0]
+        for out, size, stride in LAYERS:
+            layers += [nn.Conv2d(channels, out, size, stride), nn.ReLU()]
+            channels = out
+        layers += [nn.Flatten()]
+        self.size = 512
+        width = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1]
+        self.network = nn.Sequential(*layers, nn.Linear(width, self.size), nn.ReLU())
+        for layer in self.network:
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                initialise(layer, initialisation, 2**0.5)
+
+    def forward(self, image: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        lead = image.shape[:-3]
+        return self.network(image.flatten(0, -4).float() / 255).unflatten(0, lead)
+
+
+class ImageActorCritic(nn.Module):
+    """π(a|s) and v(s) on one Nature CNN (Huang et al. 2022, Atari details). A `Policy` without memory."""
+
+    memory = False
+
+    def __init__(self, shape: tuple[int, ...], actions: Head) -> None:
+        super().__init__()
+        self.head = actions
+        self.torso = NatureCNN(shape)
+        self.actor = nn.Linear(self.torso.size, self.head.size)
+        self.critic = nn.Linear(self.torso.size, 1)
+        initialise(self.actor, "orthogonal", 0.01)
+        initialise(self.critic, "orthogonal", 1.0)
+
+    @torch.no_grad()
+    def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = False) -> Shaped[Tensor, "..."]:
+        """The action alone."""
+        output = self.actor(self.torso(observation))
+        return self.head.mode(output) if greedy else self.head.sample(output)
+
+    def value(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.critic(self.torso(observation)).squeeze(-1)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Shaped[Tensor, "B C H W"], state: None = None, greedy: bool = False
+    ) -> tuple[Shaped[Tensor, "B ..."], Float[Tensor, " B"], Float[Tensor, " B"], None]:
+        features = self.torso(observation)
+        output = self.actor(features)
+        action = self.head.mode(output) if greedy else self.head.sample(output)
+        return action, self.head.log_prob(output, action), self.critic(features).squeeze(-1), None
+
+    def evaluate(self, observation: Shaped[Tensor, "B T C H W"], action: Shaped[Tensor, "B T ..."]) -> Evaluation:
+        features = self.torso(observation)
+        output, value = self.actor(features), self.critic(features).squeeze(-1)
+        return Evaluation(self.head.log_prob(output, action), self.head.entropy(output), value)

@@ -1,0 +1,56 @@
+"""The Nature CNN and its policy on small images."""
+
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from operant.core.errors import InputError
+from operant.networks.actor_critic import actor_critic
+from operant.networks.heads import Categorical
+from operant.networks.image import ImageActorCritic, NatureCNN
+
+SHAPE = (2, 36, 40)
+
+
+def images(*lead: int) -> torch.Tensor:
+    return torch.randint(256, (*lead, *SHAPE), dtype=torch.uint8)
+
+
+def test_has_the_layers_of_the_paper():
+    """84 x 84 x 4: 8192 + 32, 32768 + 64, 36864 + 64 and 3136 x 512 + 512 numbers."""
+    assert sum(p.numel() for p in NatureCNN((4, 84, 84)).parameters()) == 8224 + 32832 + 36928 + 1_606_144
+
+
+def test_bytes_are_scaled_to_1():
+    network, image = NatureCNN(SHAPE), images(3)
+    torch.testing.assert_close(network(image), network.network(image / 255))
+
+
+def test_leading_dimensions_are_kept_and_images_do_not_depend_on_one_another():
+    network, image = NatureCNN(SHAPE), images(2, 3)
+    found = network(image)
+    assert found.shape == (2, 3, 512)
+    torch.testing.assert_close(found[1, 2], network(image[1:2, 2])[0])
+
+
+def test_evaluate_says_what_act_recorded():
+    policy, image = ImageActorCritic(SHAPE, Categorical(3)), images(2, 3)
+    steps = [policy.act(image[:, t]) for t in range(3)]
+    action, log_prob, value = (torch.stack([step[i] for step in steps], dim=1) for i in range(3))
+    with torch.no_grad():
+        again = policy.evaluate(image, action)
+    torch.testing.assert_close((again.log_prob, again.value), (log_prob, value))
+    torch.manual_seed(1)
+    due = policy.act(image[:, 0])[0]
+    torch.manual_seed(1)
+    assert torch.equal(policy.choose(image[:, 0]), due)
+    torch.testing.assert_close(policy.value(image), again.value)
+
+
+def test_spaces_of_images_get_it_and_small_ones_are_refused():
+    policy = actor_critic(spaces.Box(0, 255, SHAPE, "uint8"), spaces.Discrete(4))
+    assert isinstance(policy, ImageActorCritic)
+    assert isinstance(policy.torso.network[0], nn.Conv2d)
+    with pytest.raises(InputError, match=r"\(2, 36, 35\)"):
+        actor_critic(spaces.Box(0, 255, (2, 36, 35), "uint8"), spaces.Discrete(4))

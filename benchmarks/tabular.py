@@ -242,12 +242,12 @@ def _gather(value: np.ndarray, next_state: np.ndarray) -> Any:
 
 def sweep(figure: Figure, args: argparse.Namespace) -> Row:
     """A backup of every state against what memory allows."""
-    from operant.mdp.backup import NONE, optimal_backup
+    from operant.mdp.backup import NO_COPY, NONE, optimal_backup
 
     mdp = model(figure)
     value, out = np.random.default_rng(1).random(mdp.states), np.empty(mdp.states)
     tasks = {
-        "sweep": lambda: optimal_backup(mdp.rows, 0.95, value, out, NONE),
+        "sweep": lambda: optimal_backup(mdp.rows, 0.95, value, out, NONE, NO_COPY),
         "pass": lambda: _read(mdp.probability, mdp.next_state),
         "gather": lambda: _gather(value, mdp.next_state),
     }

@@ -41,16 +41,28 @@ class Rows(NamedTuple):
     """Transitions in every row; 0 where rows differ. Where it is known, `start` need not be read."""
 
 
+NO_COPY = Rows(NONE, NONE, np.empty(0, dtype=np.uint32), np.empty(0), np.empty(0), 0)
+"""Given in place of `copy` where only values or best rows are wanted."""
+
+
 @numba.njit(cache=True, parallel=True, boundscheck=False)
 def optimal_backup(
-    rows: Rows, gamma: float, value: NDArray[np.float64], out: NDArray[np.float64], greedy: NDArray[np.int64]
+    rows: Rows,
+    gamma: float,
+    value: NDArray[np.float64],
+    out: NDArray[np.float64],
+    greedy: NDArray[np.int64],
+    copy: Rows,
 ) -> tuple[float, float]:
     """out = T value, and the best row of each state in `greedy`; (least, largest) of out - value.
 
-    Of equal rows the first is best. A state without rows gets the value 0 and the row -1. `greedy` may be `NONE`.
+    Of equal rows the first is best. A state without rows gets the value 0 and the row -1. `greedy` may be `NONE`. Rows
+    that are not in `greedy` yet are also written to `copy`, unless that is `NO_COPY`: each state has a place there with
+    room for its longest row, and what is left of it gets the probability 0.
     """
     first, start, next_state, probability, reward, width = rows
-    states, keep = len(first) - 1, len(greedy) > 0
+    place, next_copy, probability_copy, reward_copy = copy.start, copy.next_state, copy.probability, copy.reward
+    states, keep, copies = len(first) - 1, len(greedy) > 0, len(place) > 1
     low, high = np.empty(CHUNKS), np.empty(CHUNKS)
     for k in numba.prange(CHUNKS):
         lo, hi = np.inf, -np.inf
@@ -70,8 +82,16 @@ def optimal_backup(
             if chosen < 0:
                 best = 0.0
             out[s] = best
-            if keep:
+            if keep and greedy[s] != chosen:
                 greedy[s] = chosen
+                if copies and chosen >= 0:
+                    reward_copy[s] = reward[chosen]
+                    shift = place[s] - start[chosen]
+                    for j in range(start[chosen], start[chosen + 1]):
+                        next_copy[j + shift] = next_state[j]
+                        probability_copy[j + shift] = probability[j]
+                    for j in range(start[chosen + 1] + shift, place[s + 1]):
+                        probability_copy[j] = 0.0
             change = best - value[s]
             lo, hi = min(lo, change), max(hi, change)
         low[k], high[k] = lo, hi
@@ -80,12 +100,18 @@ def optimal_backup(
 
 @numba.njit(cache=True, boundscheck=False)
 def evaluate_policy(
-    rows: Rows, gamma: float, value: NDArray[np.float64], other: NDArray[np.float64], spread: float, most: int
+    rows: Rows,
+    gamma: float,
+    value: NDArray[np.float64],
+    other: NDArray[np.float64],
+    spread: float,
+    most: int,
+    no_copy: Rows,
 ) -> int:
     """value = T_π ... T_π value, until a sweep's changes differ by `spread` or less, or `most` times; how often."""
     done, unwanted = 0, np.empty(0, dtype=np.int64)
     while done < most:
-        low, high = optimal_backup(rows, gamma, value, other, unwanted)
+        low, high = optimal_backup(rows, gamma, value, other, unwanted, no_copy)
         value, other = other, value
         done += 1
         if high - low <= spread:
@@ -119,30 +145,14 @@ def gauss_seidel_backup(rows: Rows, gamma: float, value: NDArray[np.float64], ba
     return largest
 
 
-@numba.njit(cache=True, parallel=True, boundscheck=False)
-def choose_rows(rows: Rows, chosen: NDArray[np.int64], held: NDArray[np.int64], out: Rows) -> int:
-    """Copies the chosen row of each state to its place in `out`, so that sweeps read no other; how many are new.
-
-    `held` says which rows are there already, -1 for none. Each place has room for the longest row of its state; what
-    is left of it gets the probability 0.
-    """
-    # Each array has one name here: numba reorders parallel loops, and does not see that two names are one array.
-    given, given_next, given_probability, given_reward = rows.start, rows.next_state, rows.probability, rows.reward
-    start, next_state, probability, reward = out.start, out.next_state, out.probability, out.reward
-    new = 0
-    for s in numba.prange(len(chosen)):
-        row = chosen[s]
-        if row != held[s]:
-            new += 1
-            held[s] = row
-            reward[s] = given_reward[row]
-            shift = start[s] - given[row]
-            for i in range(given[row], given[row + 1]):
-                next_state[i + shift] = given_next[i]
-                probability[i + shift] = given_probability[i]
-            for i in range(given[row + 1] + shift, start[s + 1]):
-                probability[i] = 0.0
-    return new
+@numba.njit(cache=True, boundscheck=False)
+def best_rewards(first: NDArray[np.int64], reward: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[S]: what one step pays at most; 0 where there is nothing to choose."""
+    out = np.zeros(len(first) - 1)
+    for s in range(len(out)):
+        if first[s] < first[s + 1]:
+            out[s] = reward[first[s] : first[s + 1]].max()
+    return out
 
 
 @numba.njit(cache=True)
@@ -189,19 +199,19 @@ def quick_threads(rows: Rows) -> Iterator[None]:
 
 @functools.cache
 def _threads_help(threads: int) -> bool:
-    """Whether sweeps are quicker on that many threads than on one, tried on a model of 10,000 states."""
-    states, width = 10_000, 16
+    """Whether sweeps are quicker on that many threads than on one, tried on a model of 60,000 states: about 10 ms."""
+    states, width = 60_000, 16
     near = np.arange(states * width) // width + np.arange(states * width) % width
     first = np.arange(states + 1)
     after, chance = (near % states).astype(np.uint32), np.full(states * width, 1 / width)
     rows = read_only_rows(Rows(first, first * width, after, chance, np.ones(states), width))
     value, out = np.zeros(states), np.empty(states)
     least = dict.fromkeys((threads, 1), np.inf)
-    for _ in range(4):
+    for _ in range(6):
         for n in least:
             numba.set_num_threads(n)
             started = time.perf_counter()
-            optimal_backup(rows, 0.9, value, out, NONE)
+            optimal_backup(rows, 0.9, value, out, NONE, NO_COPY)
             least[n] = min(least[n], time.perf_counter() - started)
     return least[threads] < least[1]
 

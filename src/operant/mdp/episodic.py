@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import NONE, optimal_backup
+from operant.mdp.backup import NO_COPY, NONE, optimal_backup
 from operant.mdp.chain import MarkovChain, policy_reward_process
 from operant.mdp.model import MDP
 
@@ -23,17 +23,12 @@ def unit_of_rounding(mdp: MDP) -> float:
 
     What rows are mixtures of counts as terms too.
     """
-    return (int(np.diff(mdp.start).max(initial=0)) + mdp.mixed[0] + 4) * EPSILON
-
-
-def largest_reward(mdp: MDP) -> float:
-    """In size, of the rows or of those that they are mixtures of."""
-    return max(float(np.abs(mdp.reward).max(initial=0.0)), mdp.mixed[1])
+    return (mdp.longest + mdp.mixed[0] + 4) * EPSILON
 
 
 def rounding(mdp: MDP, value: NDArray[np.float64]) -> float:
     """How wrong value - T value may be; more than 0 even where nothing is paid."""
-    return float(unit_of_rounding(mdp) * max(largest_reward(mdp) + 2 * np.abs(value).max(initial=0.0), 1e-150))
+    return float(unit_of_rounding(mdp) * max(mdp.largest_reward + 2 * np.abs(value).max(initial=0.0), 1e-150))
 
 
 def certify_episodic(
@@ -46,7 +41,7 @@ def certify_episodic(
     if not np.isfinite(steps).all():
         return value, math.inf
     going, out, greedy = ~mdp.end, np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
+    optimal_backup(mdp.rows, mdp.gamma, value, out, greedy, NO_COPY)
     after = mdp.matrix()[greedy[going]] @ steps
     shortest = float((steps[going] - after).min(initial=1.0)) - rounding(mdp, steps)
     if not (shortest > 0 and (steps[mdp.end] == 0).all() and (steps >= 0).all()):
@@ -56,7 +51,7 @@ def certify_episodic(
     rise = max(0.0, float((out - value)[going].max(initial=0.0))) + rounding(mdp, value)
     for scale in (4, 64, 1024, 2**20):
         upper = value + scale * rise * h
-        optimal_backup(mdp.rows, mdp.gamma, upper, out, NONE)
+        optimal_backup(mdp.rows, mdp.gamma, upper, out, NONE, NO_COPY)
         if (upper - out > 2 * rounding(mdp, upper))[going].all():
             return (lower + upper) / 2, float((upper - lower).max()) / 2 * (1 + 4 * EPSILON)
     return value, math.inf
@@ -79,7 +74,7 @@ def slowest_steps(mdp: MDP, value: NDArray[np.float64], rows: NDArray[np.int64])
         steps = process.chain.hitting_time(np.flatnonzero(mdp.end))
         if not np.isfinite(steps).all():
             return steps
-        optimal_backup(among.rows, 1.0, steps, out, greedy)
+        optimal_backup(among.rows, 1.0, steps, out, greedy, NO_COPY)
         slower = going & (out - steps > 1e-9 * (1 + steps))
         if not slower.any():
             return steps

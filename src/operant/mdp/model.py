@@ -170,6 +170,16 @@ class MDP:
         width = int(counts[0]) if len(counts) and (counts == counts[0]).all() else 0
         return Rows(self.first, self.start, self.next_state, self.probability, self.reward, width)
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Transitions of the longest row."""
+        return int(np.diff(self.start).max(initial=0))
+
+    @functools.cached_property
+    def largest_reward(self) -> float:
+        """In size, of the rows or of those that they are mixtures of."""
+        return max(float(np.abs(self.reward).max(initial=0.0)), self.mixed[1])
+
     def state_of(self, row: int) -> int:
         """The state of a row."""
         return int(np.searchsorted(self.first, row, side="right")) - 1

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import optimal_backup
+from operant.mdp.backup import NO_COPY, Rows, best_rewards, optimal_backup
 from operant.mdp.episodic import (
     EPSILON,
     certify_episodic,
-    largest_reward,
     require_loss,
     rows_toward_ends,
     slowest_steps,
@@ -85,11 +84,10 @@ def begin(mdp: MDP, value: NDArray[np.float64] | None) -> State:
         mdp, value = merged.mdp, None
     if mdp.gamma == 1:
         rows_toward_ends(mdp, merged and merged.label)
-    start, acting = np.zeros(mdp.states), np.flatnonzero(np.diff(mdp.first))
-    if value is not None:
-        start[acting] = value[acting]
-    elif len(acting):
-        start[acting] = np.maximum.reduceat(mdp.reward, mdp.first[acting])
+    if value is None:
+        return State(mdp, best_rewards(mdp.first, mdp.reward), merged=merged)
+    start = np.array(value, dtype=np.float64)
+    start[mdp.end] = 0.0
     return State(mdp, start, merged=merged)
 
 
@@ -117,18 +115,23 @@ def only_rounding(mdp: MDP, value: NDArray[np.float64], error: float) -> bool:
 
 
 def certify(
-    mdp: MDP, value: NDArray[np.float64], out: NDArray[np.float64], greedy: NDArray[np.int64]
+    mdp: MDP,
+    value: NDArray[np.float64],
+    out: NDArray[np.float64],
+    greedy: NDArray[np.int64],
+    copy: Rows = NO_COPY,
 ) -> tuple[float, float]:
-    """One full sweep: out = T value and the greedy rows; (shift, error) such that |out + shift - V*| <= error.
+    """One full sweep: out = T value, the greedy rows, a copy of the new ones of these; what is proved of V*.
 
-    The shift belongs to states that are no ends; their value is 0, and so is their change, which the bounds count.
+    (shift, error) such that |out + shift - V*| <= error. The shift belongs to states that are no ends; their value is
+    0, and so is their change, which the bounds count.
     """
     gamma, unit = mdp.gamma, unit_of_rounding(mdp)
-    low, high = optimal_backup(mdp.rows, gamma, value, out, greedy)
+    low, high = optimal_backup(mdp.rows, gamma, value, out, greedy, copy)
     if not gamma * (1 + unit) < 1 or not math.isfinite(high - low):
         return 0.0, math.inf
     factor = gamma / (1 - gamma)
-    wrong = unit * max(largest_reward(mdp) + gamma * np.abs(value).max(initial=0.0), 1e-290)
+    wrong = unit * max(mdp.largest_reward + gamma * np.abs(value).max(initial=0.0), 1e-290)
     slack = wrong * (1 + 2 * factor) + factor * max(abs(low), abs(high)) * 2 * unit / (1 - gamma * (1 + unit))
     return factor * (low + high) / 2, half_span(mdp, low, high) + float(slack)
 
@@ -143,7 +146,7 @@ def prove(
     if mdp.gamma < 1:
         shift, error = certify(mdp, value, out, greedy)
         return shifted(mdp, out, shift), error
-    optimal_backup(mdp.rows, 1.0, value, out, greedy)
+    optimal_backup(mdp.rows, 1.0, value, out, greedy, NO_COPY)
     steps = slowest_steps(mdp, value, greedy)
     if not np.isfinite(steps).all():
         require_loss(mdp, greedy)

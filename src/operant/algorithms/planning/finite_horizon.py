@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.errors import InputError
-from operant.mdp.backup import optimal_backup, quick_threads
+from operant.mdp.backup import NO_COPY, optimal_backup, quick_threads
 from operant.mdp.model import MDP
 from operant.mdp.solution import Metrics
 
@@ -56,7 +56,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     with quick_threads(mdp.rows):
         while state.step < config.horizon:
             h = state.step + 1
-            low, high = optimal_backup(mdp.rows, mdp.gamma, state.value[h - 1], state.value[h], greedy)
+            low, high = optimal_backup(mdp.rows, mdp.gamma, state.value[h - 1], state.value[h], greedy, NO_COPY)
             state.policy[h, ~mdp.end] = mdp.action[greedy[~mdp.end]]
             state.step = h
             yield {"bound/largest_change": max(abs(low), abs(high))}

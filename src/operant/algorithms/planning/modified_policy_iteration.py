@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.mdp.backup import Rows, choose_rows, evaluate_policy, quick_threads, read_only_rows
+from operant.mdp.backup import NO_COPY, Rows, evaluate_policy, quick_threads, read_only_rows
 from operant.mdp.model import MDP
 from operant.mdp.solution import (
     Metrics,
@@ -58,14 +58,14 @@ def init(mdp: MDP, value: NDArray[np.float64] | None = None) -> State:
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields after every improvement; `state.result` is the answer at the end."""
     mdp, started = state.mdp, time.perf_counter()
-    out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
-    room, held = _room(mdp), np.full(mdp.states, -1)
+    out, greedy, room = np.empty(mdp.states), np.full(mdp.states, -1), _room(mdp)
     policy = read_only_rows(room)
     evaluations, before = 0.0, np.inf
     share = mdp.states / max(len(mdp.reward), 1)
     with quick_threads(mdp.rows):
         while state.result is None:
-            shift, error = certify(mdp, state.value, out, greedy)
+            held = greedy.copy()
+            shift, error = certify(mdp, state.value, out, greedy, room)
             state.value, out = out, state.value
             state.step += 1
             yield {"bound/error": error}
@@ -76,22 +76,20 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
                 state.result = solution(mdp, best, greedy, error, config.error, sweeps, started)
                 return
             before = error
-            new = choose_rows(mdp.rows, greedy, held, room)
-            part = min(config.precision, max(new / mdp.states, 1e-4))
+            part = min(config.precision, max(float((greedy != held).mean()), 1e-4))
             spread = max(part * error, config.error / 4) * 2 * (1 - mdp.gamma) / max(mdp.gamma, 1e-300)
-            evaluations += evaluate_policy(policy, mdp.gamma, state.value, out, spread, config.max_evaluations)
+            evaluations += evaluate_policy(policy, mdp.gamma, state.value, out, spread, config.max_evaluations, NO_COPY)
 
 
 def _room(mdp: MDP) -> Rows:
     """For the rows of any policy: a place in each state for its longest row. They pay 0 and lead nowhere as yet."""
-    longest = np.zeros(mdp.states, dtype=np.int64)
-    acting = np.flatnonzero(np.diff(mdp.first))
-    if len(acting):
+    states, width = mdp.states, 0 if mdp.end.any() else mdp.rows.width
+    longest = np.full(states, width)
+    if not width and len(acting := np.flatnonzero(np.diff(mdp.first))):
         longest[acting] = np.maximum.reduceat(np.diff(mdp.start), mdp.first[acting])
     start = np.concatenate([[0], np.cumsum(longest)])
-    width = 0 if mdp.end.any() else mdp.rows.width
     next_state, probability = np.zeros(start[-1], np.uint32), np.zeros(start[-1])
-    return Rows(np.arange(mdp.states + 1), start, next_state, probability, np.zeros(mdp.states), width)
+    return Rows(np.arange(states + 1), start, next_state, probability, np.zeros(states), width)
 
 
 def solve(mdp: MDP, config: Config | None = None, value: NDArray[np.float64] | None = None) -> Solution:

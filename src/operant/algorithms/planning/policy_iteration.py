@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.mdp.backup import optimal_backup
+from operant.mdp.backup import NO_COPY, optimal_backup
 from operant.mdp.chain import policy_reward_process
 from operant.mdp.episodic import certify_episodic, endless, rounding, rows_toward_ends, slowest_steps
 from operant.mdp.free_loops import Merged, merge_free_loops
@@ -67,7 +67,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         if mdp.gamma == 1 and not np.isfinite(process.chain.hitting_time(np.flatnonzero(mdp.end))).all():
             raise endless()
         value = process.value()
-        optimal_backup(mdp.rows, mdp.gamma, value, out, greedy)
+        optimal_backup(mdp.rows, mdp.gamma, value, out, greedy, NO_COPY)
         state.step += 1
         # A gain that rounding could have made is none: policies of equal worth would follow one another for ever.
         missed = np.abs(process.reward + mdp.gamma * (process.chain.transition @ value) - value)[going]

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.core.heap import heap
-from operant.mdp.backup import NONE, optimal_backup
+from operant.mdp.backup import NO_COPY, NONE, optimal_backup
 from operant.mdp.episodic import endless
 from operant.mdp.model import MDP
 from operant.mdp.priority import predecessors, prioritized_backups, refill
@@ -51,7 +51,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     waiting, before = heap(mdp.states), predecessors(mdp)
     least = config.error * max(1 - mdp.gamma, 1e-2)
     while state.result is None:
-        optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE)
+        optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE, NO_COPY)
         urgency = np.abs(out - state.value)
         change = float(urgency.max(initial=0.0))
         refill(waiting, urgency, least)

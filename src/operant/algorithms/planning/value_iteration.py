@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from operant.mdp.backup import NONE, optimal_backup, quick_threads
+from operant.mdp.backup import NO_COPY, NONE, optimal_backup, quick_threads
 from operant.mdp.model import MDP
 from operant.mdp.solution import (
     Metrics,
@@ -56,7 +56,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     out, greedy = np.empty(mdp.states), np.empty(mdp.states, dtype=np.int64)
     with quick_threads(mdp.rows):
         while state.result is None:
-            low, high = optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE)
+            low, high = optimal_backup(mdp.rows, mdp.gamma, state.value, out, NONE, NO_COPY)
             state.value, out = out, state.value
             state.step += 1
             span, before = half_span(mdp, low, high), found

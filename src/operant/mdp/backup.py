@@ -151,7 +151,10 @@ def best_rewards(first: NDArray[np.int64], reward: NDArray[np.float64]) -> NDArr
     out = np.zeros(len(first) - 1)
     for s in range(len(out)):
         if first[s] < first[s + 1]:
-            out[s] = reward[first[s] : first[s + 1]].max()
+            best = reward[first[s]]
+            for row in range(first[s] + 1, first[s + 1]):
+                best = max(best, reward[row])
+            out[s] = best
     return out
 
 

@@ -57,7 +57,9 @@ def merge_free_loops(mdp: MDP) -> Merged | None:
     reward = np.where(row >= 0, mdp.reward[row], 0.0)
     end = np.zeros(states, dtype=bool)
     end[label[mdp.end]] = end[-1] = True
-    merged = MDP(first, action, moves.indptr, moves.indices, moves.data, reward, mdp.gamma, end)
+    # Chances to reach several states of a set are added up, which bounds must know of.
+    mixed = mdp.mixed[0] + mdp.longest, mdp.mixed[1]
+    merged = MDP(first, action, moves.indptr, moves.indices, moves.data, reward, mdp.gamma, end, mixed=mixed)
     return Merged(merged, mdp, label, row, inside)
 
 

@@ -15,6 +15,9 @@ from operant.algorithms.planning import (
     value_iteration,
 )
 from operant.mdp import problems
+from operant.mdp.chain import as_decision_process, policy_reward_process
+from operant.mdp.episodic import unit_of_rounding
+from operant.mdp.free_loops import merge_free_loops
 from operant.mdp.model import MDP, from_transitions
 
 WITHOUT_DISCOUNT = [policy_iteration, gauss_seidel, prioritized_sweeping]
@@ -108,3 +111,15 @@ def test_a_successor_may_stand_twice_in_a_row(solver: ModuleType, gamma: float):
     )
     found, due = solver.solve(mdp), solver.solve(once)
     assert np.abs(found.value - due.value).max() <= found.error + due.error
+
+
+def test_merging_loops_forgets_no_rounding():
+    """A policy's rewards cancel in state 0, beside two states between which it goes to and fro for nothing."""
+    mdp = from_transitions(
+        [0, 0, 1, 2], [0, 1, 0, 0], [3, 3, 2, 1], [1.0] * 4, [3e9, -3e9 + 1e-3, 0.0, 0.0], 1.0, ends=[3]
+    )
+    process = as_decision_process(policy_reward_process(mdp, np.array([[0.5, 0.5], [1, 0], [1, 0], [0, 0]])))
+    merged = merge_free_loops(process)
+    assert merged is not None
+    assert merged.mdp.largest_reward == process.largest_reward == 3e9
+    assert unit_of_rounding(merged.mdp) >= unit_of_rounding(process)

@@ -1,5 +1,6 @@
 """The record of one episode, for algorithms that wait for its end."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numba
@@ -157,3 +158,11 @@ def toward_means(
         if (len(visited) == 0 or is_new(visited, x, episode.length[1] + 1)) and weight > 0:
             add_to(total, x, 0, weight)
             toward(w, x, 0, episode.target[t], weight * alpha if alpha > 0 else weight / value_of(total, x, 0))
+
+
+def go_to(due: int, state: Any, run: Callable[[int], int]) -> None:
+    """`run(steps)` until step `due`, with more room whenever it stops because the record is full."""
+    while state.step < due:
+        state.step += run(due - state.step)
+        if state.step < due:
+            state.episode.make_room(2 * len(state.episode.reward))

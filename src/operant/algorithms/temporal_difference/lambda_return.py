@@ -13,6 +13,7 @@ return, with the value of the state it was cut at. On tensors the recurrence is 
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numba
@@ -23,6 +24,7 @@ from operant.algorithms.temporal_difference.episode import (
     Episode,
     episode,
     forget,
+    go_to,
     kept,
     must_end,
     record,
@@ -99,14 +101,12 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
+    gamma = discount_of(state.world, config)
+    run = partial(
+        loop_on(state.world, learn), state.world, state.policy, state.w, state.episode, gamma, config.lambda_,
+        config.alpha, state.random,
+    )  # fmt: skip
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
-        while state.step < due:
-            state.step += run(
-                state.world, state.policy, state.w, state.episode, gamma, config.lambda_, config.alpha, state.random,
-                due - state.step,
-            )  # fmt: skip
-            if state.step < due:
-                state.episode.make_room(2 * len(state.episode.reward))
+        go_to(due, state, run)
         yield finished(state.world, episodes)

@@ -14,6 +14,7 @@ the state it was cut at had at the last report.
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numba
@@ -21,7 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from operant.algorithms.temporal_difference import lstd
-from operant.algorithms.temporal_difference.episode import Episode, episode, forget, kept, must_end, record, returns
+from operant.algorithms.temporal_difference.episode import (
+    Episode,
+    episode,
+    forget,
+    go_to,
+    kept,
+    must_end,
+    record,
+    returns,
+)
 from operant.algorithms.temporal_difference.prediction import Policy, act, value, weights
 from operant.core.compiled import loop_on, njit_loop
 from operant.core.control import Metrics, Sampling, discount_of, finished
@@ -101,15 +111,13 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
+    gamma = discount_of(state.world, config)
+    run = partial(
+        loop_on(state.world, learn), state.world, state.policy, state.w, state.inverse, state.b, state.room,
+        state.episode, gamma, state.random,
+    )  # fmt: skip
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
-        while state.step < due:
-            state.step += run(
-                state.world, state.policy, state.w, state.inverse, state.b, state.room, state.episode, gamma,
-                state.random, due - state.step,
-            )  # fmt: skip
-            if state.step < due:
-                state.episode.make_room(2 * len(state.episode.reward))
+        go_to(due, state, run)
         state.w[:] = state.inverse @ state.b
         yield finished(state.world, episodes)

@@ -24,6 +24,7 @@ The lectures' example: ten rewards from S0 on sum to 3, V(S0) is 0, α = 0.1 and
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,7 @@ from operant.algorithms.temporal_difference.episode import (
     Episode,
     episode,
     forget,
+    go_to,
     must_end,
     record,
     returns,
@@ -120,14 +122,12 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
+    gamma = discount_of(state.world, config)
+    run = partial(
+        loop_on(state.world, learn), state.world, state.policy, state.w, state.total, state.visited,
+        state.episode, gamma, config.alpha, state.random,
+    )  # fmt: skip
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
-        while state.step < due:
-            state.step += run(
-                state.world, state.policy, state.w, state.total, state.visited, state.episode, gamma, config.alpha,
-                state.random, due - state.step,
-            )  # fmt: skip
-            if state.step < due:
-                state.episode.make_room(2 * len(state.episode.reward))
+        go_to(due, state, run)
         yield finished(state.world, episodes)

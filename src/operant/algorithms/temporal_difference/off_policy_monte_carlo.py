@@ -16,6 +16,7 @@ the value of the state it was cut at.
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import numba
@@ -26,6 +27,7 @@ from operant.algorithms.temporal_difference import monte_carlo
 from operant.algorithms.temporal_difference.episode import (
     Episode,
     forget,
+    go_to,
     record,
     returns,
     toward_means,
@@ -125,14 +127,12 @@ def learn(
 
 def train(state: State, config: Config) -> Iterator[Metrics]:
     """Yields every `report_every` steps."""
-    run, gamma = loop_on(state.world, learn), discount_of(state.world, config)
+    gamma = discount_of(state.world, config)
+    run = partial(
+        loop_on(state.world, learn), state.world, state.policy, state.behaviour, state.w, state.total,
+        state.visited, state.episode, gamma, config.alpha, SAMPLINGS.index(config.sampling), state.random,
+    )  # fmt: skip
     while state.step < config.steps:
         due, episodes = state.step + config.until_report(state.step), int(state.world.place[2])
-        while state.step < due:
-            state.step += run(
-                state.world, state.policy, state.behaviour, state.w, state.total, state.visited, state.episode, gamma,
-                config.alpha, SAMPLINGS.index(config.sampling), state.random, due - state.step,
-            )  # fmt: skip
-            if state.step < due:
-                state.episode.make_room(2 * len(state.episode.reward))
+        go_to(due, state, run)
         yield finished(state.world, episodes)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from operant.core.finite import require_finite
+from operant.core.flat import Flat
 from operant.core.schedules import Schedule, scheduled
 
 
@@ -63,10 +64,10 @@ def descend(
 
     `losses` may be a generator of micro-batches: each one's graph is freed before the next is built.
     """
-    optimizer.zero_grad()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer.zero_grad(set_to_none=not isinstance(parameters[0], Flat))
     for loss in losses:
         loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     require_finite(norm, "gradient's norm", step, record)
     for group in optimizer.param_groups:

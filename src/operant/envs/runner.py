@@ -125,6 +125,11 @@ class Runner:
                 reached[terminated | truncated] = final.numpy()
             replay.add(observation, action, reward, terminated, truncated, reached, mask)
 
+    def play(self, policy: Any, size: int, greedy: bool = True) -> None:
+        """`size` steps of every environment of which only the returns of episodes are kept: evaluation, or a film."""
+        for _ in range(size):
+            self._step(policy.choose(self.observation, greedy).numpy())
+
     def _step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Tensor | None]:
         """(reward, terminated, truncated, the last observations of episodes that ended and were reset at once)."""
         observation, reward, terminated, truncated, info = self.env.step(self._executed(action))

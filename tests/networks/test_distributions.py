@@ -12,17 +12,21 @@ from torch.distributions import (
     Normal,
     TanhTransform,
     TransformedDistribution,
+    kl_divergence,
 )
 
 from operant.networks.distributions import (
     bounded_log_std,
     categorical_entropy,
+    categorical_kl,
     categorical_log_prob,
     categorical_sample,
     gaussian_entropy,
+    gaussian_kl,
     gaussian_log_prob,
     gaussian_sample,
     multi_categorical_entropy,
+    multi_categorical_kl,
     multi_categorical_log_prob,
     multi_categorical_sample,
     squashed_gaussian_log_prob,
@@ -108,6 +112,29 @@ class TestEntropy:
         torch.testing.assert_close(torch.autograd.grad(found, few), torch.autograd.grad(due, few))
 
 
+class TestCategoricalKL:
+    def test_is_that_of_torch_distributions(self):
+        p, q = torch.randn(2, 4, 3, 6, dtype=torch.float64, requires_grad=True).unbind()
+        found, due = categorical_kl(p, q), kl_divergence(Categorical(logits=p), Categorical(logits=q))
+        torch.testing.assert_close(found, due)
+        for x in (p, q):
+            gradients = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (found, due)]
+            torch.testing.assert_close(*gradients)
+
+    def test_forbidden_actions_change_neither_it_nor_its_first_two_derivatives(self):
+        """An action that neither takes adds 0; one that only p takes makes it infinite."""
+        p, few = torch.randn(2, 3).unbind()
+        few.requires_grad_()
+        never = torch.full((2,), -math.inf)
+        found, due = categorical_kl(torch.cat([p, never]), torch.cat([few, never])), categorical_kl(p, few)
+        torch.testing.assert_close(found, due)
+        gradients = [torch.autograd.grad(x, few, create_graph=True)[0] for x in (found, due)]
+        torch.testing.assert_close(*gradients)
+        torch.testing.assert_close(*(torch.autograd.grad(g.square().sum(), few)[0] for g in gradients))
+        assert categorical_kl(torch.zeros(2), torch.tensor([0.0, -math.inf])) == math.inf
+        assert categorical_kl(torch.tensor([0.0, -math.inf]), torch.zeros(2)) == pytest.approx(math.log(2))
+
+
 class TestMultiCategorical:
     SIZES = (2, 4, 3)
 
@@ -119,6 +146,10 @@ class TestMultiCategorical:
         log_prob = sum(part.log_prob(action[..., k]) for k, part in enumerate(parts))
         torch.testing.assert_close(multi_categorical_log_prob(logits, action, self.SIZES), log_prob)
         torch.testing.assert_close(multi_categorical_entropy(logits, self.SIZES), sum(part.entropy() for part in parts))
+        other = torch.randn(5, 6, 9, dtype=torch.float64)
+        others = [Categorical(logits=part) for part in other.split(self.SIZES, -1)]
+        due = sum(kl_divergence(p, q) for p, q in zip(parts, others, strict=True))
+        torch.testing.assert_close(multi_categorical_kl(logits, other, self.SIZES), due)
 
     def test_probabilities_of_all_actions_sum_to_1(self):
         logits = torch.randn(9, dtype=torch.float64)
@@ -148,6 +179,17 @@ class TestGaussian:
             gradients = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (found, due)]
             torch.testing.assert_close(*gradients)
         torch.testing.assert_close(gaussian_entropy(log_std).expand(4, 3), there.entropy())
+
+    def test_kl_is_that_of_torch_distributions(self):
+        mean, other = torch.randn(2, 4, 3, 2, dtype=torch.float64).unbind()
+        log_std, other_log_std = torch.randn(2, 2, dtype=torch.float64, requires_grad=True).unbind()
+        p, q = (Independent(Normal(m, s.exp()), 1) for m, s in ((mean, log_std), (other, other_log_std)))
+        found, due = gaussian_kl(mean, log_std, other, other_log_std), kl_divergence(p, q)
+        torch.testing.assert_close(found, due)
+        for x in (log_std, other_log_std):
+            gradients = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in (found, due)]
+            torch.testing.assert_close(*gradients)
+        assert (gaussian_kl(mean, log_std, mean, log_std) == 0).all()
 
     def test_samples_have_its_distribution_and_carry_gradients(self):
         mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0], requires_grad=True)

@@ -1,9 +1,10 @@
 """The bounded head against its density; the other heads are tested through `ActorCritic`."""
 
+import pytest
 import torch
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 
-from operant.networks.heads import Gaussian, SquashedGaussian
+from operant.networks.heads import Categorical, Gaussian, Head, MultiCategorical, SquashedGaussian
 
 LOW, HIGH = torch.tensor([-3.0, -0.4]), torch.tensor([3.0, 1.0])
 
@@ -12,6 +13,21 @@ def test_a_gaussian_starts_with_deviation_1_and_trains_it():
     head = Gaussian(3)
     assert [name for name, _ in head.named_parameters()] == ["log_std"]
     assert head.log_std.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("head", [Categorical(5), MultiCategorical([2, 3]), Gaussian(3)], ids=repr)
+def test_kl_is_the_mean_log_ratio_of_the_old_head_s_actions(head: Head):
+    """Both heads are one and the same in time: its own parameters, log σ, moved in between."""
+    old_output, new_output = 0.5 * torch.randn(2, head.size)
+    old = head.describe(old_output).detach()
+    action = head.sample(old_output.expand(100_000, -1))
+    before = head.log_prob(old_output.expand(100_000, -1), action).detach()
+    for p in head.parameters():
+        p.data += 0.3
+    ratio = before - head.log_prob(new_output.expand(100_000, -1), action).detach()
+    kl = head.kl(old, head.describe(new_output)).item()
+    assert abs(ratio.mean().item() - kl) < 4 * ratio.std().item() / 100_000**0.5
+    assert head.kl(old, old) == 0 < kl
 
 
 def test_squashed_actions_stay_in_the_box_and_the_mode_is_that_of_the_mean():

@@ -30,6 +30,13 @@ def categorical_entropy(logits: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
     return -(log_p.exp() * torch.where(log_p == -torch.inf, 0.0, log_p)).sum(-1)
 
 
+def categorical_kl(logits: Float[Tensor, "*B A"], other: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+    """KL(p || q) = Σ p (log p - log q), in nats, of the logits of p and those of q = `other`."""
+    log_p, log_q = logits.log_softmax(-1), other.log_softmax(-1)
+    # What p never takes adds nothing, whatever q says of it: 0 · (-inf + inf) would be NaN.
+    return (log_p.exp() * torch.where(log_p == -torch.inf, 0.0, log_p - log_q)).sum(-1)
+
+
 def multi_categorical_sample(logits: Float[Tensor, "*B A"], sizes: Sequence[int]) -> Int[Tensor, "*B K"]:
     """One draw from each of K independent categoricals, whose logits stand side by side: A = Σ sizes."""
     return torch.stack([categorical_sample(part) for part in logits.split(list(sizes), -1)], -1)
@@ -48,6 +55,14 @@ def multi_categorical_entropy(logits: Float[Tensor, "*B A"], sizes: Sequence[int
     return torch.stack([categorical_entropy(part) for part in logits.split(list(sizes), -1)]).sum(0)
 
 
+def multi_categorical_kl(
+    logits: Float[Tensor, "*B A"], other: Float[Tensor, "*B A"], sizes: Sequence[int]
+) -> Float[Tensor, "*B"]:
+    """Σ_k KL(p_k || q_k): what is independent adds up."""
+    parts = zip(logits.split(list(sizes), -1), other.split(list(sizes), -1), strict=True)
+    return torch.stack([categorical_kl(p, q) for p, q in parts]).sum(0)
+
+
 def gaussian_sample(mean: Float[Tensor, "*B A"], log_std: Float[Tensor, "*#B A"]) -> Float[Tensor, "*B A"]:
     """mean + σ ε with ε ~ N(0, I); gradients flow to both parameters."""
     return mean + log_std.exp() * torch.randn_like(mean)
@@ -64,6 +79,18 @@ def gaussian_log_prob(
 def gaussian_entropy(log_std: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
     """Σ_i log σ_i + (1 + log 2π) / 2, in nats."""
     return (log_std + 0.5 * (1 + LOG_2_PI)).sum(-1)
+
+
+def gaussian_kl(
+    mean: Float[Tensor, "*B A"],
+    log_std: Float[Tensor, "*#B A"],
+    other_mean: Float[Tensor, "*B A"],
+    other_log_std: Float[Tensor, "*#B A"],
+) -> Float[Tensor, "*B"]:
+    """KL(p || q) = Σ_i log σ'_i/σ_i + (σ_i² + (mean_i - mean'_i)²) / 2σ'_i² - ½, in nats, where q has mean' and σ'."""
+    variance_ratio = (2 * (log_std - other_log_std)).exp()
+    apart = ((mean - other_mean) * (-other_log_std).exp()).square()
+    return (other_log_std - log_std + 0.5 * (variance_ratio + apart - 1)).sum(-1)
 
 
 def squashed_gaussian_log_prob(

@@ -1,28 +1,43 @@
 """Heads: what the outputs of a policy's network mean. Each has `size`, the number of outputs it takes.
 
 `Categorical`, `MultiCategorical` and `Gaussian` sample, name their most likely action (`mode`) and give log-probability
-and entropy of actions in any leading shape. `SquashedGaussian` draws bounded actions together with their log-density.
+and entropy of actions in any leading shape. `describe` makes one tensor of all that decides the distribution, and `kl`
+is the exact KL(old || new) of two such tensors. `SquashedGaussian` draws bounded actions with their log-density.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from operant.networks.distributions import (
     bounded_log_std,
     categorical_entropy,
+    categorical_kl,
     categorical_log_prob,
     categorical_sample,
     gaussian_entropy,
+    gaussian_kl,
     gaussian_log_prob,
     gaussian_sample,
     multi_categorical_entropy,
+    multi_categorical_kl,
     multi_categorical_log_prob,
     multi_categorical_sample,
     squashed_gaussian_log_prob,
 )
+
+Draw = Callable[[NDArray[Any], int], NDArray[Any]]
+"""(outputs of a network [B, A], step) -> actions [B, ...]."""
+
+
+def _gumbel(*shape: int) -> NDArray[np.float32]:
+    """-log(-log u): the largest of logits + this is a draw from their softmax (Gumbel 1954)."""
+    return -torch.empty(shape).exponential_().log_().numpy()
 
 
 class Categorical(nn.Module):
@@ -38,11 +53,25 @@ class Categorical(nn.Module):
     def mode(self, output: Float[Tensor, "*B A"]) -> Int[Tensor, "*B"]:
         return output.argmax(-1)
 
+    def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
+        """The same choice in NumPy, with the noise of so many steps drawn at once: argmax of logits + Gumbel noise."""
+        if greedy:
+            return lambda output, _: output.argmax(-1)
+        noise = _gumbel(steps, rows, self.size)
+        return lambda output, step: (output + noise[step]).argmax(-1)
+
     def log_prob(self, output: Float[Tensor, "*B A"], action: Int[Tensor, "*B"]) -> Float[Tensor, "*B"]:
         return categorical_log_prob(output, action)
 
     def entropy(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
         return categorical_entropy(output)
+
+    def describe(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """The logits."""
+        return output
+
+    def kl(self, old: Float[Tensor, "*B A"], new: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        return categorical_kl(old, new)
 
 
 class MultiCategorical(nn.Module):
@@ -59,11 +88,28 @@ class MultiCategorical(nn.Module):
     def mode(self, output: Float[Tensor, "*B A"]) -> Int[Tensor, "*B K"]:
         return torch.stack([part.argmax(-1) for part in output.split(self.sizes, -1)], -1)
 
+    def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
+        """The same choice in NumPy, with the noise of so many steps drawn at once."""
+        noise = np.zeros((steps, rows, self.size), np.float32) if greedy else _gumbel(steps, rows, self.size)
+        ends = np.cumsum(self.sizes)[:-1]
+
+        def draw(output: NDArray[Any], step: int) -> NDArray[Any]:
+            return np.stack([part.argmax(-1) for part in np.split(output + noise[step], ends, -1)], -1)
+
+        return draw
+
     def log_prob(self, output: Float[Tensor, "*B A"], action: Int[Tensor, "*B K"]) -> Float[Tensor, "*B"]:
         return multi_categorical_log_prob(output, action, self.sizes)
 
     def entropy(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
         return multi_categorical_entropy(output, self.sizes)
+
+    def describe(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
+        """The logits."""
+        return output
+
+    def kl(self, old: Float[Tensor, "*B A"], new: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
+        return multi_categorical_kl(old, new, self.sizes)
 
 
 class Gaussian(nn.Module):
@@ -83,11 +129,26 @@ class Gaussian(nn.Module):
     def mode(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B A"]:
         return output
 
+    def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
+        """The same choice in NumPy, with the noise of so many steps drawn at once."""
+        if greedy:
+            return lambda output, _: output
+        with torch.no_grad():
+            noise = (self.log_std.exp() * torch.randn(steps, rows, self.size)).numpy()
+        return lambda output, step: output + noise[step]
+
     def log_prob(self, output: Float[Tensor, "*B A"], action: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
         return gaussian_log_prob(output, self.log_std, action)
 
     def entropy(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B"]:
         return gaussian_entropy(self.log_std).expand(output.shape[:-1])
+
+    def describe(self, output: Float[Tensor, "*B A"]) -> Float[Tensor, "*B P"]:
+        """The means, then log σ: P = 2A."""
+        return torch.cat([output, self.log_std.expand_as(output)], -1)
+
+    def kl(self, old: Float[Tensor, "*B P"], new: Float[Tensor, "*B P"]) -> Float[Tensor, "*B"]:
+        return gaussian_kl(*old.chunk(2, -1), *new.chunk(2, -1))
 
 
 Head = Categorical | MultiCategorical | Gaussian

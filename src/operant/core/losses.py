@@ -19,7 +19,15 @@ def masked_mean(
     `count` replaces Σ mask by the number of decisions in the whole batch, so that micro-batches of unequal length and
     ranks of unequal load add up to the mean of the whole.
     """
-    total = torch.where(mask, x, torch.zeros_like(x)).sum()
+    total = torch.where(mask, x, 0.0).sum()
+    return total / (mask.sum().clamp(min=1) if count is None else count)
+
+
+def masked_means(
+    x: Float[Tensor, "K *B T"], mask: Bool[Tensor, "*B T"], count: Num[Tensor, ""] | float | None = None
+) -> Float[Tensor, " K"]:
+    """`masked_mean` of each of K quantities at once."""
+    total = torch.where(mask, x, 0.0).flatten(1).sum(1)
     return total / (mask.sum().clamp(min=1) if count is None else count)
 
 

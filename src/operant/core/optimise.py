@@ -65,10 +65,18 @@ def descend(
     `losses` may be a generator of micro-batches: each one's graph is freed before the next is built.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    optimizer.zero_grad(set_to_none=not isinstance(parameters[0], Flat))
+    flat = isinstance(parameters[0], Flat)
+    if flat:
+        parameters[0].grad.zero_()
+    else:
+        optimizer.zero_grad()
     for loss in losses:
         loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
+    if flat:
+        norm = torch.linalg.vector_norm(parameters[0].grad)
+        parameters[0].grad.mul_((max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+    else:
+        norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     require_finite(norm, "gradient's norm", step, record)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

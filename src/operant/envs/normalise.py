@@ -2,6 +2,7 @@
 
 from typing import Any, Self
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,20 +23,44 @@ class Moments:
 
     def update(self, x: NDArray[Any]) -> None:
         """Add the batch `x` [B, ...]."""
-        if not len(x):
-            return
-        x = x.astype(np.float64)
-        total, apart = self.count + len(x), x.mean(0) - self.mean
-        ours, theirs = self.count / total, len(x) / total
-        self.variance = ours * self.variance + theirs * x.var(0) + ours * theirs * apart**2
-        self.mean = self.mean + theirs * apart
-        self.count = total
+        rows = np.ascontiguousarray(x, dtype=np.float64).reshape(len(x), self.mean.size)
+        self.count = _join(rows, self.mean.reshape(-1), self.variance.reshape(-1), self.count)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"mean": self.mean, "variance": self.variance, "count": self.count}
+        return {"mean": self.mean.copy(), "variance": self.variance.copy(), "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.mean, self.variance, self.count = state["mean"], state["variance"], state["count"]
+        self.mean[...], self.variance[...], self.count = state["mean"], state["variance"], state["count"]
+
+
+@numba.njit(cache=True)
+def _join(x, mean, variance, count):
+    """Add the batch x [B, D] to (mean, variance, count); the new count."""
+    rows = x.shape[0]
+    if rows == 0:
+        return count
+    total = count + rows
+    ours, theirs = count / total, rows / total
+    for i in range(x.shape[1]):
+        center = 0.0
+        for b in range(rows):
+            center += x[b, i]
+        center /= rows
+        spread = 0.0
+        for b in range(rows):
+            spread += (x[b, i] - center) ** 2
+        apart = center - mean[i]
+        variance[i] = ours * variance[i] + theirs * (spread / rows) + ours * theirs * apart**2
+        mean[i] += theirs * apart
+    return total
+
+
+@numba.njit(cache=True)
+def _within(x, limit):
+    """x clipped to ±limit; NaN stays NaN."""
+    if x > limit:
+        return limit
+    return -limit if x < -limit else x
 
 
 class ObservationNormalizer:
@@ -56,14 +81,25 @@ class ObservationNormalizer:
         """Observations [B, ...], counted and normalised."""
         if self.learns:
             self.moments.update(observation)
-        scaled = (observation - self.moments.mean) / np.sqrt(self.moments.variance + EPSILON)
-        return scaled.clip(-self.limit, self.limit).astype(np.float32)
+        out = np.empty(observation.shape, np.float32)
+        rows = np.ascontiguousarray(observation, dtype=np.float64).reshape(len(observation), self.moments.mean.size)
+        mean, variance = self.moments.mean.reshape(-1), self.moments.variance.reshape(-1)
+        _scale(rows, mean, variance, self.limit, out.reshape(rows.shape))
+        return out
 
     def state_dict(self) -> dict[str, Any]:
         return self.moments.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.moments.load_state_dict(state)
+
+
+@numba.njit(cache=True)
+def _scale(x, mean, variance, limit, out):
+    for i in range(x.shape[1]):
+        deviation = np.sqrt(variance[i] + EPSILON)
+        for b in range(x.shape[0]):
+            out[b, i] = _within((x[b, i] - mean[i]) / deviation, limit)
 
 
 class RewardNormalizer:
@@ -78,11 +114,18 @@ class RewardNormalizer:
         self.running = np.zeros(envs)
 
     def __call__(self, reward: NDArray[Any], done: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Rewards [B] of one step, counted where `mask` is True and normalised. `done`: terminated or truncated."""
-        self.running = np.where(mask, self.gamma * self.running + reward, self.running)
-        self.moments.update(self.running[mask])
-        self.running[done] = 0.0
-        return (reward / np.sqrt(self.moments.variance + EPSILON)).clip(-self.limit, self.limit)
+        """Rewards of one step [B] or of several [B, T], counted where `mask` is True and normalised.
+
+        `done`: terminated or truncated. Each step is scaled by what was seen up to it.
+        """
+        place = (len(self.running), -1)
+        out = np.empty(reward.shape)
+        self.moments.count = _scale_by_returns(
+            np.asarray(reward, dtype=np.float64).reshape(place), done.reshape(place), mask.reshape(place),
+            self.gamma, self.limit, self.running, self.moments.mean.reshape(-1), self.moments.variance.reshape(-1),
+            self.moments.count, out.reshape(place),
+        )  # fmt: skip
+        return out
 
     def state_dict(self) -> dict[str, Any]:
         return {"running": self.running.copy(), **self.moments.state_dict()}
@@ -90,3 +133,22 @@ class RewardNormalizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.running = state["running"].copy()
         self.moments.load_state_dict(state)
+
+
+@numba.njit(cache=True)
+def _scale_by_returns(reward, done, mask, gamma, limit, running, mean, variance, count, out):
+    counted = np.empty((reward.shape[0], 1))
+    for t in range(reward.shape[1]):
+        rows = 0
+        for b in range(reward.shape[0]):
+            if mask[b, t]:
+                running[b] = gamma * running[b] + reward[b, t]
+                counted[rows, 0] = running[b]
+                rows += 1
+            if done[b, t]:
+                running[b] = 0.0
+        count = _join(counted[:rows], mean, variance, count)
+        deviation = np.sqrt(variance[0] + EPSILON)
+        for b in range(reward.shape[0]):
+            out[b, t] = _within(reward[b, t] / deviation, limit)
+    return count

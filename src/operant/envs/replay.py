@@ -74,8 +74,29 @@ class Replay:
         truncated: NDArray[np.bool_],
         next_observation: NDArray[Any],
         mask: NDArray[np.bool_],
-    ) -> None:
-        """One step of every environment, [envs, ...]; what `mask` leaves out, such as a reset step, is not kept."""
+    ) -> NDArray[np.int64]:
+        """T steps of every environment, [T, envs, ...]; what `mask` leaves out, such as a reset step, is not kept.
+
+        Returns the rows in which transitions were completed.
+        """
+        if self.n == 1:  # nothing grows
+            discount = np.where(terminated, 0.0, self.gamma)
+            columns = (observation, action, reward, discount, next_observation)
+            return self._store(*(x.reshape(-1, *x.shape[2:]) if mask.all() else x[mask] for x in columns))
+        steps = zip(observation, action, reward, terminated, truncated, next_observation, mask, strict=True)
+        return np.concatenate([self._grow(*step) for step in steps])
+
+    def _grow(
+        self,
+        observation: NDArray[Any],
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: NDArray[Any],
+        mask: NDArray[np.bool_],
+    ) -> NDArray[np.int64]:
+        """One step of every environment: transitions that go on grow by it, and those that are complete are stored."""
         slot = self.slot
         self.observation[slot], self.action[slot] = observation, action
         self.reward[slot], self.discount[slot], self.open[slot] = 0.0, 1.0, mask
@@ -87,20 +108,21 @@ class Replay:
         complete[self.slot] |= self.open[self.slot]
         order = np.roll(np.arange(self.n), -self.slot)  # the oldest step first
         age, env = complete[order].nonzero()
-        self._store(order[age], env, terminated, next_observation)
         self.open[complete] = False
+        first = order[age]
+        discount = np.where(terminated[env], 0.0, self.discount[first, env])
+        begun = (self.observation[first, env], self.action[first, env], self.reward[first, env])
+        return self._store(*begun, discount, next_observation[env])
 
-    def _store(
-        self, slots: NDArray[Any], env: NDArray[Any], terminated: NDArray[np.bool_], reached: NDArray[Any]
-    ) -> None:
-        slots, env = slots[-self.capacity :], env[-self.capacity :]
-        rows = (self.position + np.arange(len(env))) % self.capacity
-        for name in ("observation", "action", "reward"):
-            self.columns[name][rows] = getattr(self, name)[slots, env]
-        self.columns["discount"][rows] = np.where(terminated[env], 0.0, self.discount[slots, env])
-        self.columns["next_observation"][rows] = reached[env]
-        self.position = (self.position + len(env)) % self.capacity
-        self.filled = min(self.filled + len(env), self.capacity)
+    def _store(self, *transitions: NDArray[Any]) -> NDArray[np.int64]:
+        """Arrays [k, ...], in the order of the columns."""
+        count = len(transitions[0])
+        rows = np.arange(self.position + max(count - self.capacity, 0), self.position + count) % self.capacity
+        for column, x in zip(self.columns.values(), transitions, strict=True):
+            column[rows] = x[-self.capacity :]
+        self.position = (self.position + count) % self.capacity
+        self.filled = min(self.filled + count, self.capacity)
+        return rows
 
     def cut(self) -> None:
         """Drop the transitions that are still growing: the environments begin anew without an end."""
@@ -110,8 +132,11 @@ class Replay:
         """`size` transitions, each drawn uniformly and independently with PyTorch's global generator."""
         if not self.filled:
             raise InputError("the replay buffer is empty: collect transitions before the first update")
-        index = torch.randint(self.filled, (size,)).numpy()
-        return Transition(**{name: torch.from_numpy(np.asarray(x[index])) for name, x in self.columns.items()})
+        return self[torch.randint(self.filled, (size,)).numpy()]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Transition:
+        """The transitions in `rows`, in copies."""
+        return Transition(**{name: torch.from_numpy(np.asarray(x[rows])) for name, x in self.columns.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """What is filled, and the transitions that are still growing."""

@@ -9,9 +9,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from operant.core.errors import InputError
+from operant.core.flat import flatten
 from operant.core.record import Evaluation
-from operant.networks.heads import Categorical, Gaussian, Head, MultiCategorical
+from operant.networks.heads import Categorical, Draw, Gaussian, Head, MultiCategorical
 from operant.networks.image import ImageActorCritic
+from operant.networks.in_numpy import in_numpy
 from operant.networks.mlp import Initialisation, mlp
 
 
@@ -35,12 +37,18 @@ class ActorCritic(nn.Module):
         self.head: Head = Categorical(actions) if isinstance(actions, int) else actions
         self.actor = mlp((observation_size, *hidden, self.head.size), 0.01, activation, initialisation)
         self.critic = mlp((observation_size, *hidden, 1), 1.0, activation, initialisation)
+        flatten(self)
 
     @torch.no_grad()
     def choose(self, observation: Float[Tensor, "*B D"], greedy: bool = False) -> Shaped[Tensor, "..."]:
         """The action alone. What else a record needs, `evaluate` says of a whole rollout at once."""
         output = self.actor(observation)
         return self.head.mode(output) if greedy else self.head.sample(output)
+
+    def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
+        """`choose` in NumPy, on the same weights, for so many steps of so many rows."""
+        compute, draw = in_numpy(self.actor), self.head.reflex(steps, rows, greedy)
+        return lambda observation, step: draw(compute(observation), step)
 
     def value(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
         return self.critic(observation).squeeze(-1)
@@ -59,7 +67,11 @@ class ActorCritic(nn.Module):
 
 
 def actor_critic(
-    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], hidden: tuple[int, ...] = (64, 64)
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    hidden: tuple[int, ...] = (64, 64),
+    activation: type[nn.Module] = nn.Tanh,
+    initialisation: Initialisation = "orthogonal",
 ) -> ActorCritic | ImageActorCritic:
     """A policy for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
 
@@ -72,7 +84,7 @@ def actor_critic(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "
             "flatten the observation with gymnasium.wrappers.FlattenObservation"
         )
-    return ActorCritic(observation_space.shape[0], head(action_space), hidden)
+    return ActorCritic(observation_space.shape[0], head(action_space), hidden, activation, initialisation)
 
 
 def head(action_space: spaces.Space[Any]) -> Head:

@@ -13,6 +13,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -21,13 +22,25 @@ from torch import Tensor, nn
 
 from operant.core.divergences import AdaptiveKL, kl_estimate
 from operant.core.errors import InputError
-from operant.core.losses import importance_ratio, masked_mean, ppo_clip_loss, ppo_kl_loss, standardize, value_loss
+from operant.core.flat import trainable
+from operant.core.losses import (
+    importance_ratio,
+    masked_mean,
+    masked_means,
+    ppo_clip_loss,
+    ppo_kl_loss,
+    standardize,
+    value_loss,
+)
 from operant.core.optimise import descend
 from operant.core.record import Policy, Record, Trajectory, micro_batches
 from operant.core.returns import gae
 from operant.core.schedules import Schedule, scheduled
 
 Metrics = dict[str, float]
+SHOWN = ("loss/policy", "loss/value", "policy/entropy", "policy/approx_kl", "policy/clip_fraction", "policy/ratio")
+SHOWN += ("policy/gradient_norm", "loss/auxiliary")
+"""What a dashboard shows of every step of the optimiser."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,8 +113,7 @@ class Batch(Record):
 
 
 def adam(policy: nn.Module, config: Config) -> torch.optim.Optimizer:
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    return torch.optim.Adam(parameters, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    return torch.optim.Adam(trainable(policy), lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
 
 
 def init(policy: Any, world: World, config: Config) -> State:
@@ -124,27 +136,21 @@ def prepare(trajectory: Trajectory, config: Config) -> Batch:
     return Batch(t, advantage, advantage + t.value)
 
 
-def loss(policy: Policy, batch: Batch, config: Config, beta: float, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """-surrogate + c_v value loss - c_e entropy, and what a dashboard shows."""
+def loss(policy: Policy, batch: Batch, config: Config, beta: float, count: Tensor) -> tuple[Tensor, Tensor]:
+    """-surrogate + c_v value loss - c_e entropy, and the means that are `SHOWN`."""
     t = batch.trajectory
     log_prob, entropy, value = policy.evaluate(t.observation, t.action)
-    kl = kl_estimate(t.log_prob, log_prob)
     if config.objective == "clip":
         surrogate = ppo_clip_loss(log_prob, t.log_prob, batch.advantage, config.clip)
     else:
-        surrogate = ppo_kl_loss(log_prob, t.log_prob, batch.advantage, kl, beta)
+        surrogate = ppo_kl_loss(log_prob, t.log_prob, batch.advantage, kl_estimate(t.log_prob, log_prob), beta)
     critic = value_loss(value, batch.target, t.value, config.value_clip)
     total = surrogate + config.value_coefficient * critic - config.entropy_coefficient * entropy
-    ratio = importance_ratio(log_prob, t.log_prob)
-    shown = {
-        "loss/policy": surrogate,
-        "loss/value": critic,
-        "policy/entropy": entropy,
-        "policy/approx_kl": kl,
-        "policy/clip_fraction": ((ratio - 1).abs() > config.clip).float(),
-        "policy/ratio": ratio,
-    }
-    return masked_mean(total, t.mask, count), {k: masked_mean(x.detach(), t.mask, count) for k, x in shown.items()}
+    with torch.no_grad():
+        ratio, kl = importance_ratio(log_prob, t.log_prob), kl_estimate(t.log_prob, log_prob)
+        clipped = ((ratio - 1).abs() > config.clip).to(ratio.dtype)
+        shown = masked_means(torch.stack([surrogate, critic, entropy, kl, clipped, ratio]), t.mask, count)
+    return masked_mean(total, t.mask, count), shown
 
 
 def update(
@@ -152,43 +158,50 @@ def update(
 ) -> Metrics:
     """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds micro-batches to every step (PPO-ptx)."""
     rows = batch if state.policy.memory else batch.flatten()
-    steps: list[dict[str, Tensor]] = []
+    number = math.ceil(len(rows) / config.minibatch)
+    bounds = [-(-len(rows) * i // number) for i in range(number + 1)]
+    steps: list[Tensor] = []
     for _ in range(config.epochs):
-        order = torch.randperm(len(rows))
-        for index in order.tensor_split(math.ceil(len(rows) / config.minibatch)):
-            steps.append(_minibatch_step(state, rows[index], config, auxiliary_loss))
+        shuffled = rows[torch.randperm(len(rows))]
+        for begin, end in pairwise(bounds):
+            steps.append(_minibatch_step(state, shuffled[begin:end], config, auxiliary_loss))
             if state.step == 0 and len(steps) == 1:
-                _check_first_ratio(steps[0]["policy/ratio"].item())
-    metrics = {name: torch.stack([s[name] for s in steps]).mean().item() for name in steps[0]}
+                _check_first_ratio(steps[0][SHOWN.index("policy/ratio")].item())
+    metrics = dict(zip(SHOWN, torch.stack(steps).mean(0).tolist(), strict=True))
     metrics["policy/old_policy_beta"] = state.old_policy_penalty.coefficient
     if config.value_coefficient:
         metrics["value/explained_variance"] = _explained_variance(batch)
-    last_epoch = steps[-(len(steps) // config.epochs) :]
-    state.old_policy_penalty.update(torch.stack([s["policy/approx_kl"] for s in last_epoch]).mean().item())
+    if auxiliary_loss is None:
+        del metrics["loss/auxiliary"]
+    last_epoch = torch.stack(steps[-number:])[:, SHOWN.index("policy/approx_kl")]
+    state.old_policy_penalty.update(last_epoch.mean().item())
     return metrics
 
 
 def _minibatch_step(
     state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Iterator[Tensor]] | None
-) -> dict[str, Tensor]:
+) -> Tensor:
+    """One step of the optimiser; what is `SHOWN` of it."""
     mask = batch.trajectory.mask
     if config.standardize_advantages:
         batch = dataclasses.replace(batch, advantage=standardize(batch.advantage, mask))
     count = mask.sum().clamp(min=1)
-    shown: dict[str, Tensor] = {}
+    shown, auxiliary = torch.zeros(()), torch.zeros(())
 
     def losses() -> Iterator[Tensor]:
+        nonlocal shown, auxiliary
         for index in micro_batches(batch.trajectory.extent, config.micro_batch):
-            total, metrics = loss(state.policy, batch[index], config, state.old_policy_penalty.coefficient, count)
-            shown.update({name: shown.get(name, 0.0) + x for name, x in metrics.items()})
+            piece = batch[index] if config.micro_batch else batch
+            total, means = loss(state.policy, piece, config, state.old_policy_penalty.coefficient, count)
+            shown = shown + means.cpu()
             yield total
         for extra in auxiliary_loss() if auxiliary_loss is not None else ():
-            shown["loss/auxiliary"] = shown.get("loss/auxiliary", 0.0) + extra.detach()
+            auxiliary = auxiliary + extra.detach().cpu()
             yield extra
 
     rate = config.learning_rate * scheduled(config.schedule, (state.step + 1) / (config.iterations + 1), config.warmup)
     norm = descend(state.optimizer, losses(), rate, config.max_gradient_norm, state.step, batch)
-    return shown | {"policy/gradient_norm": norm}
+    return torch.cat([shown, torch.stack([norm.cpu(), auxiliary])])
 
 
 def _check_first_ratio(ratio: float) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from operant.algorithms.policy_gradient import ppo
+from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, trpo
 from operant.algorithms.preference import dpo, grpo, pretrain, reward_model, rlhf, rloo, sft
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
@@ -114,6 +114,14 @@ def ppo_walk(config: ppo.Config, seed: int) -> ppo.State:
     return ppo.init(ActorCritic(5, 2, (8,)), Walk(), config)
 
 
+def a2c_walk(config: a2c.Config, seed: int) -> a2c.State:
+    return a2c.init(ActorCritic(5, 2, (8,)), Walk(), config)
+
+
+def natural_walk(module: Any, config: Any, seed: int) -> Any:
+    return module.init(ActorCritic(5, 2, (8,)), Walk(), config)
+
+
 def ppo_tokens(config: ppo.Config, seed: int) -> ppo.State:
     return ppo.init(alike()[0], prompt_world(seed), config)
 
@@ -166,6 +174,39 @@ PPO_CHANGED = {
     "max_gradient_norm": 0.01,
     "adam_epsilon": 0.01,
 }
+A2C_CHANGED = {
+    "iterations": 6,
+    "rollout": 5,
+    "learning_rate": 0.01,
+    "schedule": "cosine",
+    "gamma": 0.7,
+    "lambda_": 0.5,
+    "value_coefficient": 0.9,
+    "entropy_coefficient": 0.2,
+    "standardize_advantages": True,
+    "max_gradient_norm": 0.01,
+    "rmsprop_decay": 0.8,
+    "rmsprop_epsilon": 0.01,
+    "report_every": 1,
+}
+NATURAL = {"iterations": 4, "rollout": 12, "epochs": 2, "minibatch": 16, "learning_rate": 0.02}
+NATURAL_CHANGED = {
+    "iterations": 5,
+    "rollout": 10,
+    "gamma": 0.7,
+    "lambda_": 0.5,
+    "standardize_advantages": False,
+    "entropy_coefficient": 0.5,
+    "max_kl": 0.02,
+    "fisher": "sampled",
+    "fisher_every": 2,
+    "damping": 0.5,
+    "conjugate_gradient_iterations": 2,
+    "epochs": 3,
+    "minibatch": 12,
+    "learning_rate": 0.01,
+    "adam_epsilon": 0.01,
+}
 RLHF_CHANGED = PPO_CHANGED | {
     "reference_beta": 0.5,
     "reference_target": With(1e-6, {"reference_rule": "ziegler", "reference_horizon": 20.0}),
@@ -195,6 +236,23 @@ SUPERVISED_CHANGED = {
 TABLE = {
     "ppo, steps": Algorithm(
         ppo, ppo.Config(**PPO | {"minibatch": 12}), ppo_walk, PPO_CHANGED | {"minibatch": 8, "micro_batch": 5}
+    ),
+    "a2c": Algorithm(a2c, a2c.Config(iterations=5, rollout=6, report_every=2), a2c_walk, A2C_CHANGED),
+    "natural_actor_critic": Algorithm(
+        natural_actor_critic,
+        natural_actor_critic.Config(**NATURAL),
+        functools.partial(natural_walk, natural_actor_critic),
+        NATURAL_CHANGED,
+    ),
+    "trpo": Algorithm(
+        trpo,
+        trpo.Config(**NATURAL),
+        functools.partial(natural_walk, trpo),
+        NATURAL_CHANGED
+        | {
+            "kl_tolerance": With(0.9, {"damping": 0.0}),
+            "backtracks": With(1, {"damping": 0.0, "kl_tolerance": 0.1}),
+        },
     ),
     "ppo, tokens": Algorithm(ppo, ppo.Config(**PPO), ppo_tokens, PPO_CHANGED),
     "pretrain": Algorithm(pretrain, pretrain.Config(**SUPERVISED), pretrain_start, SUPERVISED_CHANGED | {"block": 2}),

@@ -2,16 +2,19 @@
 
 It can be had where all of it is in plain attributes (toy text, classic control, also Gymnasium's own vector CartPole)
 or in MuJoCo's data, behind wrappers that hold nothing but a step count, and for a `SyncVectorEnv` of such environments.
+An environment with `state_dict` and `load_state_dict` of its own, as Operant's Atari games, is asked for it.
 """
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+
+from operant.envs.sync import LightVector
 
 ATTRIBUTES = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
 PHYSICS = "gymnasium.envs.mujoco."
@@ -23,10 +26,21 @@ DERIVED += ("cinert", "cvel", "cfrc_ext", "qfrc_actuator", "qfrc_constraint", "t
 """What MuJoCo computes of its state and environments read. It is of the substep before, so it cannot be done again."""
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """An environment that knows its own state."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 def resumes(env: Any) -> bool:
     """Whether the state of `env` can be saved and put back. Where it cannot, a resumed run begins new episodes."""
-    if isinstance(env, SyncVectorEnv):
+    if isinstance(env, SyncVectorEnv | LightVector):
         return all(map(resumes, env.envs))
+    if isinstance(env, Stateful):
+        return True
     wrappers = all(
         isinstance(x, TimeLimit | OrderEnforcing | PassiveEnvChecker) or type(x).__module__.startswith(TRANSFORMS)
         for x in _wrappers(env)
@@ -36,9 +50,13 @@ def resumes(env: Any) -> bool:
 
 def environment_state(env: Any) -> dict[str, Any]:
     """The state of an environment that `resumes`, in copies."""
+    if isinstance(env, LightVector):
+        return {"environments": [environment_state(x) for x in env.envs]}
     if isinstance(env, SyncVectorEnv):
         found = {name: getattr(env, name) for name in VECTOR}
         return deepcopy(found) | {"environments": [environment_state(x) for x in env.envs]}
+    if isinstance(env, Stateful):
+        return env.state_dict()
     inner = env.unwrapped
     return {
         "attributes": deepcopy({k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)}),
@@ -51,11 +69,14 @@ def environment_state(env: Any) -> dict[str, Any]:
 def set_environment_state(env: Any, state: dict[str, Any]) -> None:
     """Put what `environment_state` gave into an environment of the same kind that was reset."""
     state = deepcopy(state)
-    if isinstance(env, SyncVectorEnv):
-        for name in VECTOR:
+    if isinstance(env, SyncVectorEnv | LightVector):
+        for name in VECTOR if isinstance(env, SyncVectorEnv) else ():
             setattr(env, name, state[name])
         for x, own in zip(env.envs, state["environments"], strict=True):
             set_environment_state(x, own)
+        return
+    if isinstance(env, Stateful):
+        env.load_state_dict(state)
         return
     inner = env.unwrapped
     for name, value in state["attributes"].items():

@@ -28,8 +28,6 @@ class LightVector(VectorEnv):
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         shape = (self.num_envs, *(self.single_observation_space.shape or ()))
         self.seen = np.zeros(shape, self.single_observation_space.dtype)
-        self.reward = np.zeros(self.num_envs)
-        self.terminated, self.truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -43,20 +41,16 @@ class LightVector(VectorEnv):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
-        info: dict[str, Any] = {}
-        reward, terminated, truncated = np.empty(self.num_envs), self.terminated.copy(), self.truncated.copy()
+        reward, last = np.empty(self.num_envs), np.empty(self.num_envs, dtype=object)
+        terminated, truncated = np.empty(self.num_envs, dtype=bool), np.empty(self.num_envs, dtype=bool)
         for i, env in enumerate(self.envs):
             seen, reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
             if terminated[i] or truncated[i]:
-                if not info:
-                    info = {
-                        "final_obs": np.empty(self.num_envs, dtype=object),
-                        "_final_obs": np.zeros(self.num_envs, bool),
-                    }
-                info["final_obs"][i], info["_final_obs"][i] = np.array(seen), True
+                last[i] = np.array(seen)
                 seen, _ = env.reset()
             self.seen[i] = seen
-        return self.seen, reward, terminated, truncated, info
+        done = terminated | truncated
+        return self.seen, reward, terminated, truncated, {"final_obs": last, "_final_obs": done} if done.any() else {}
 
     def close_extras(self, **_: Any) -> None:
         for env in self.envs:

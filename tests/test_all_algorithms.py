@@ -10,15 +10,19 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from torch import Tensor, nn
 
-from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, trpo
+from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, reinforce, trpo
 from operant.algorithms.preference import dpo, grpo, pretrain, reward_model, rlhf, rloo, sft
+from operant.algorithms.temporal_difference import dqn
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
+from operant.envs.runner import Runner
 from operant.experiment import checkpoint
+from operant.networks.action_values import q_network
 from operant.networks.actor_critic import ActorCritic
 from operant.text.language_model import LanguageModel, frozen, reward_model_from, small_model, value_head
 from operant.text.sampling import Samples
@@ -122,6 +126,10 @@ def natural_walk(module: Any, config: Any, seed: int) -> Any:
     return module.init(ActorCritic(5, 2, (8,)), Walk(), config)
 
 
+def reinforce_pole(config: reinforce.Config, seed: int) -> reinforce.State:
+    return reinforce.init(ActorCritic(4, 2, (8,)), Runner("CartPole-v1", envs=2, seed=seed), config)
+
+
 def ppo_tokens(config: ppo.Config, seed: int) -> ppo.State:
     return ppo.init(alike()[0], prompt_world(seed), config)
 
@@ -171,6 +179,20 @@ PPO_CHANGED = {
     "value_coefficient": 0.9,
     "entropy_coefficient": 0.2,
     "standardize_advantages": False,
+    "max_gradient_norm": 0.01,
+    "adam_epsilon": 0.01,
+}
+REINFORCE_CHANGED = {
+    "steps": 60,
+    "learning_rate": 0.02,
+    "schedule": "cosine",
+    "gamma": 0.7,
+    "baseline": "none",
+    "reward_to_go": False,
+    "discount_states": True,
+    "standardize_returns": False,
+    "value_coefficient": 0.9,
+    "entropy_coefficient": 0.2,
     "max_gradient_norm": 0.01,
     "adam_epsilon": 0.01,
 }
@@ -233,10 +255,49 @@ SUPERVISED_CHANGED = {
     "max_gradient_norm": 0.01,
 }
 
+OFF_POLICY = {"steps": 48, "report_every": 8, "capacity": 24, "learning_starts": 8, "train_every": 4}
+OFF_POLICY |= {"gradient_steps": 2, "batch": 4}
+OFF_POLICY_CHANGED = {
+    "steps": 56,
+    "report_every": 4,
+    "capacity": 20,
+    "learning_starts": 12,
+    "train_every": 2,
+    "gradient_steps": 1,
+    "batch": 3,
+    "gamma": 0.7,
+}
+
+
+def dqn_start(config: dqn.Config, seed: int) -> dqn.State:
+    world = Runner(gymnasium.make_vec("CartPole-v1", 2, "sync"), seed=seed)
+    spaces = world.env.single_observation_space, world.env.single_action_space
+    return dqn.init(q_network(*spaces, (8,), config.duelling), world, config)
+
+
+DQN_CHANGED = OFF_POLICY_CHANGED | {
+    "learning_rate": 0.003,
+    "max_gradient_norm": 0.01,
+    "target_every": 4,
+    "tau": 0.5,
+    "epsilon_start": 0.5,
+    "epsilon_end": 0.9,
+    "epsilon_steps": 12,
+    "double": True,
+    "duelling": True,
+    "n_step": 3,
+    "huber_threshold": 0.01,
+    "prioritised": True,
+    "priority_alpha": With(0.1, {"prioritised": True}),
+    "priority_beta": With(1.0, {"prioritised": True}),
+    "priority_epsilon": With(1.0, {"prioritised": True}),
+}
+
 TABLE = {
     "ppo, steps": Algorithm(
         ppo, ppo.Config(**PPO | {"minibatch": 12}), ppo_walk, PPO_CHANGED | {"minibatch": 8, "micro_batch": 5}
     ),
+    "reinforce": Algorithm(reinforce, reinforce.Config(steps=200), reinforce_pole, REINFORCE_CHANGED),
     "a2c": Algorithm(a2c, a2c.Config(iterations=5, rollout=6, report_every=2), a2c_walk, A2C_CHANGED),
     "natural_actor_critic": Algorithm(
         natural_actor_critic,
@@ -268,6 +329,9 @@ TABLE = {
         functools.partial(from_feedback, grpo),
         RLOO_CHANGED | {"advantage_epsilon": 0.5},
         CRITIC,
+    ),
+    "dqn": Algorithm(
+        dqn, dqn.Config(**OFF_POLICY, learning_rate=0.01, target_every=8, epsilon_steps=24), dqn_start, DQN_CHANGED
     ),
     "dpo": Algorithm(
         dpo,

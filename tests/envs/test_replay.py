@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.stats import chisquare
 from torch import Tensor
 
@@ -19,8 +20,8 @@ LENGTHS = (TERMINATES, TRUNCATES, (1, False), (1, True), (6, True))
 Row = tuple[int, int, int, float, float, int]
 
 
-def scripted(observation: Tensor) -> Tensor:
-    return observation[:, 1].long() % 5
+def scripted(observation: NDArray[Any], step: int = 0) -> NDArray[Any]:
+    return observation[:, 1].astype(np.int64) % 5
 
 
 def rows(replay: Replay) -> list[Row]:
@@ -76,7 +77,7 @@ class _Policy:
 
     def act(self, observation: Tensor, state: None = None, greedy: bool = False) -> tuple[Tensor, Tensor, Tensor, None]:
         nothing = torch.zeros(len(observation))
-        return scripted(observation), nothing, nothing, None
+        return torch.from_numpy(scripted(observation.numpy())), nothing, nothing, None
 
     def evaluate(self, observation: Tensor, action: Tensor) -> Any:
         raise NotImplementedError
@@ -119,7 +120,7 @@ def test_the_latest_transitions_are_kept(n):
 def test_more_at_once_than_the_capacity_keeps_the_last():
     replay = Replay(2, (1,), envs=5)
     x, no = np.arange(5, dtype=np.float32), np.zeros(5, dtype=bool)
-    replay.add(x[:, None], np.arange(5), x, no, no, x[:, None] + 1, ~no)
+    replay.add(*(a[None] for a in (x[:, None], np.arange(5), x, no, no, x[:, None] + 1, ~no)))
     assert len(replay) == 2
     assert sorted(replay.columns["reward"].tolist()) == [3, 4]
 

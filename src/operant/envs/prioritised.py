@@ -26,8 +26,8 @@ class PrioritisedReplay:
     def __init__(self, replay: Replay, alpha: float = 0.6, epsilon: float = 1e-6) -> None:
         if alpha < 0 or epsilon <= 0:
             raise InputError(
-                f"priority_alpha {alpha} and priority_epsilon {epsilon}: the power of a priority is 0 or more, and what "
-                "is added to an error is above 0, or what was learned once is never drawn again"
+                f"priority_alpha {alpha} and priority_epsilon {epsilon}: the power of a priority is 0 or more, and "
+                "what is added to an error above 0, or what was learned once is never drawn again"
             )
         self.replay, self.alpha, self.epsilon = replay, alpha, epsilon
         self.leaves = 1 << max(replay.capacity - 1, 1).bit_length()

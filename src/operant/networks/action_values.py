@@ -1,0 +1,76 @@
+"""The values of all actions of a Discrete space at once: Q(s, ·)."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Int, Shaped
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from operant.core.errors import InputError
+from operant.networks.image import NatureCNN
+from operant.networks.mlp import mlp
+
+
+class Duelling(nn.Module):
+    """V, A_1 ... A_n side by side to Q = V + A - mean A (Wang et al. 2016, eq. 9)."""
+
+    def forward(self, output: Float[Tensor, "*B P"]) -> Float[Tensor, "*B A"]:
+        value, advantage = output[..., :1], output[..., 1:]
+        return value + advantage - advantage.mean(-1, keepdim=True)
+
+    def in_numpy(self, output: NDArray[np.float32]) -> NDArray[np.float32]:
+        value, advantage = output[..., :1], output[..., 1:]
+        return value + advantage - advantage.mean(-1, keepdims=True)
+
+
+class QNetwork(nn.Module):
+    """Q(s, a) for every one of `actions` actions, in one pass of `network`. Exploration is the algorithm's business."""
+
+    memory = False
+
+    def __init__(self, network: nn.Sequential, actions: int) -> None:
+        super().__init__()
+        self.network, self.actions = network, actions
+        self.duelling = isinstance(network[-1], Duelling)
+
+    def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "... A"]:
+        return self.network(observation)
+
+    @torch.no_grad()
+    def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:
+        """argmax_a Q(s, a), whatever `greedy` is."""
+        return self.network(observation).argmax(-1)
+
+
+def q_network(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    hidden: tuple[int, ...] = (256, 256),
+    duelling: bool = False,
+    activation: type[nn.Module] = nn.ReLU,
+) -> QNetwork:
+    """A network for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
+
+    With `duelling`, value and advantages are two layers on the same features. Raises `InputError` for other actions
+    than Discrete ones and for observations that no network here can see.
+    """
+    if not isinstance(action_space, spaces.Discrete):
+        raise InputError(
+            f"Q-networks value each action of a Discrete space, not {action_space}: "
+            "DDPG, TD3 and SAC learn values of actions from a Box"
+        )
+    actions = int(action_space.n)
+    outputs, duel = (actions + 1, [Duelling()]) if duelling else (actions, [])
+    if isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8:
+        torso = NatureCNN(observation_space.shape)
+        return QNetwork(nn.Sequential(torso, nn.Linear(torso.size, outputs), *duel), actions)
+    if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+        raise InputError(
+            f"a perceptron sees a Box of one dimension, not {observation_space}: "
+            "flatten the observation with gymnasium.wrappers.FlattenObservation"
+        )
+    layers = mlp((observation_space.shape[0], *hidden, outputs), 1.0, activation, "torch")
+    return QNetwork(nn.Sequential(*layers, *duel), actions)

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 import operant
+from operant.cli.algorithms import ALGORITHMS
 from operant.cli.main import COMMANDS
 from operant.cli.options import parse
+from operant.cli.train import options_of
 from operant.core.divergences import kl_estimate
 from operant.core.losses import bradley_terry_loss, dpo_loss, policy_gradient_loss
 from operant.text.data import load
@@ -187,7 +189,8 @@ def flags_of(options: type, prefix: str = "") -> set[str]:
 
 @cache
 def flags(command: str) -> set[str]:
-    return flags_of(importlib.import_module(f"operant.cli.{command}").Options) | COMMON_FLAGS
+    found = flags_of(importlib.import_module(f"operant.cli.{command}").Options) | COMMON_FLAGS
+    return found.union(*map(flags_of, map(options_of, ALGORITHMS))) if command == "train" else found
 
 
 def examples(text: str) -> list[list[str]]:
@@ -242,7 +245,8 @@ def test_examples_are_accepted(page, example, monkeypatch):
     if "--resume" in arguments:  # the settings come from a run, which is not here
         assert [a for a in arguments if a.startswith("--")] in (["--out", "--resume"], ["--out", "--resume", "--only"])
         return
-    parse(module.Options, command, arguments)
+    kind, preset = module.options(arguments) if hasattr(module, "options") else (module.Options, None)
+    parse(kind, command, arguments, preset)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")  # what is still to be g
 NEEDED = {"rlhf": ["--model", "m", "--prompts", "p", "--reward", "r"], "sft": ["--model", "m", "--data", "d"]}
 NEEDED |= {"rloo": NEEDED["rlhf"], "grpo": NEEDED["rlhf"], "dpo": NEEDED["sft"], "reward": NEEDED["sft"]}
 NEEDED |= {"align": [], "pretrain": ["--data", "d"], "generate": ["--model", "m"], "evaluate": ["--data", "d"]}
-NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": [], "learn": []}
+NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": [], "learn": [], "train": []}
 
 
 def options_of(command: str) -> Any:
@@ -319,7 +319,9 @@ def another(value: Any, hint: Any) -> Any:
     if origin is Literal:
         return next(choice for choice in inner if choice != value)
     if origin is tuple:
-        return {str: ("a b", 'c"d\\', "é"), Path: (Path("a"), Path("b/c")), float: (0.5, -2.0)}.get(inner[0], value)
+        return {str: ("a b", 'c"d\\', "é"), Path: (Path("a"), Path("b/c")), float: (0.5, -2.0), int: (3, 5)}.get(
+            inner[0], value
+        )
     if origin is dict:
         return {"prompt": "a.b+c", "label": 'x "y"'}
     if hint is bool:

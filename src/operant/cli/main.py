@@ -21,6 +21,7 @@ COMMANDS = {
     "solve": "the best policy of a known model, with a proven bound on its values",
     "learn": "learn to act from samples: Q-learning, SARSA and their kin, with tables or features",
     "mdp": "look at a known model, or write it in another form",
+    "train": "learn to act in an environment with a neural network: PPO and its kin, with presets",
     "report": "one HTML page for one run or several side by side",
 }
 PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> None:
         module = importlib.import_module(f"operant.cli.{name}")
         from operant.cli.options import parse
 
-        options, resume = parse(module.Options, name, rest)
+        kind, preset = module.options(rest) if hasattr(module, "options") else (module.Options, None)
+        options, resume = parse(kind, name, rest, preset)
         module.run(options, resume)
         sys.stdout.flush()
     except InputError as error:

@@ -48,16 +48,17 @@ def _none(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.Primit
     )
 
 
-def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool]:
+def parse(options: type[T], command: str, arguments: list[str], preset: T | None = None) -> tuple[T, bool]:
     """(options, whether to resume). `--config FILE.toml` gives values below the flags; `--resume` takes the run's own.
 
-    A field with metadata {"saved": False} is a wish of this call and no setting of the run.
+    `preset` is what options are without either; by default those of the dataclass. A field with metadata
+    {"saved": False} is a wish of this call and no setting of the run.
     """
-    arguments, config = _take(arguments, "--config")
+    arguments, config = take(arguments, "--config")
     resume = "--resume" in arguments
     if resume:
         arguments.remove("--resume")
-        out = _take(arguments, "--out")[1]
+        out = take(arguments, "--out")[1]
         if out is None:
             raise InputError("--resume continues the run in --out FOLDER: say which folder")
         if config is not None:
@@ -65,7 +66,7 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
         config = str(Path(out) / "config.toml")
         if not Path(config).is_file():
             raise InputError(f"there is no run to resume in {out}: it has no config.toml; start it without --resume")
-    default = None
+    default = preset
     if config is not None:
         values = read_toml(Path(config))
         if isinstance(values.get("run"), dict):
@@ -74,7 +75,7 @@ def parse(options: type[T], command: str, arguments: list[str]) -> tuple[T, bool
                 raise InputError(f"{config} belongs to a run of {ran}, not of {command}; use operant {ran}")
         if resume:
             values["out"] = out  # the folder may have been moved
-        default = build(options, values, config)
+        default = build(options, values, config, base=preset)
     parsed = tyro.cli(
         options,
         args=arguments,
@@ -103,7 +104,8 @@ def _description(options: Any) -> str:
 
 def _wishes(options: Any) -> dict[str, Any]:
     """What is not a setting of the run."""
-    return {f.name: getattr(options, f.name) for f in dataclasses.fields(options) if not f.metadata.get("saved", True)}
+    fields = [f for f in dataclasses.fields(options) if f.init and not f.metadata.get("saved", True)]
+    return {f.name: getattr(options, f.name) for f in fields}
 
 
 def flag(options: type[Any], name: str, prefix: str = "") -> str:
@@ -135,7 +137,7 @@ def check_numbers(options: Any, prefix: str = "") -> None:
             raise InputError(f"{flag(type(options), name, prefix)} is {value}: give {needed}")
 
 
-def _take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
+def take(arguments: list[str], flag: str) -> tuple[list[str], str | None]:
     """The arguments without `flag VALUE` or `flag=VALUE`, and the value."""
     rest, value = [], None
     pending = iter(arguments)
@@ -171,7 +173,8 @@ def build(kind: type[T], values: dict[str, Any], where: str, prefix: str = "", b
     if not isinstance(values, dict):
         raise InputError(f"{where}: {prefix.rstrip('.')} is {values!r}; it must be a table of settings")
     hints = typing.get_type_hints(kind)
-    known = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    fields = dataclasses.fields(kind)  # pyright: ignore[reportArgumentType]
+    known = {field.name: field for field in fields if field.init}
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
@@ -245,7 +248,7 @@ def as_dict(options: Any) -> dict[str, Any]:
     found = {}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if field.name in _wishes(options):
+        if not field.init or field.name in _wishes(options):
             continue
         if dataclasses.is_dataclass(value):
             found[field.name] = as_dict(value)

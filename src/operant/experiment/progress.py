@@ -24,6 +24,7 @@ class Progress:
         self.stream = sys.stderr if stream is None else stream
         self.start = self.line_time = time.monotonic()
         self.line_step = done
+        self.latest: dict[str, float] = {}
         self.bar = _bar(self.stream) if self.stream.isatty() else None
 
     def __enter__(self) -> Self:
@@ -57,7 +58,9 @@ class Progress:
         speed = f"{rate:.3g} steps/s" if rate >= 1 or rate == 0 else f"{duration(1 / rate)} a step"
         left = f", {duration((self.total - step) / rate)} left" if rate > 0 and step < self.total else ""
         names = self.show or [name for name in metrics if not name.startswith("time/")][:2]
-        return "  ".join([f"{speed}{left}", *(f"{name} {number(metrics[name])}" for name in names if name in metrics)])
+        self.latest |= {name: metrics[name] for name in names if name in metrics}
+        words = [f"{name} {number(self.latest[name])}" for name in names if name in self.latest]
+        return "  ".join([f"{speed}{left}", *words])
 
 
 def _bar(stream: TextIO) -> Any:

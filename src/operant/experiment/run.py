@@ -111,12 +111,14 @@ class Run:
         keep: int = 2,
         show: Sequence[str] = (),
         whole: Path | None = None,
+        unit: int = 1,
     ) -> None:
         """Go through `metrics`, the steps of an algorithm that changes `state`: log, save, show how far it is.
 
         `total`: the value of `state.step` at the end. A checkpoint is written every `every_steps` steps or, without
         it, every `every_seconds` or more, so that saving takes at most 5% of the time; and one at the end. The newest
         `keep` stay. `show`: metrics to show beside the progress. `whole`: the run folder that this one is a part of.
+        `unit`: what a step counts for in the progress, such as the environment steps of a rollout.
 
         Raises Diverged at the first value that is no finite number, with the last checkpoint intact; InputError if the
         disk is full; SystemExit(130), after a checkpoint, when asked to stop by Ctrl-C or SIGTERM.
@@ -124,16 +126,19 @@ class Run:
         if keep < 1:
             raise InputError(f"keep is {keep}: a run needs at least one checkpoint to go on from; use 1 or more")
         with _stop_on_signal() as stop:
-            with closing(Log(self.folder, state.step)) as log, Progress(total, state.step, show) as progress:
+            with closing(Log(self.folder, state.step)) as log, Progress(unit * total, unit * state.step, show) as bar:
                 saved_at, cost, saved_step = time.monotonic(), 0.0, None
+                before = state.step
                 try:
                     for values in metrics:
                         _require_finite_metrics(values, state.step)
                         log.write(state.step, values)
-                        progress.update(state.step, values)
+                        bar.update(unit * state.step, values)
                         now = time.monotonic()
                         spacing = max(every_seconds, cost / SAVING_SHARE)
-                        due = state.step % every_steps == 0 if every_steps else now - saved_at >= spacing
+                        passed = every_steps and state.step // every_steps > before // every_steps
+                        due = passed if every_steps else now - saved_at >= spacing
+                        before = state.step
                         if due or stop.is_set():
                             self._save(state, log, keep)
                             saved_at, saved_step = time.monotonic(), state.step

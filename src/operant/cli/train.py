@@ -1,0 +1,243 @@
+"""`operant train`: learn to act in an environment with a neural network."""
+
+import dataclasses
+import math
+import random
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Fixed, Positional, Suppress
+
+from operant.cli.algorithms import ALGORITHMS, find, preset, preset_file, presets, require_fit
+from operant.cli.options import build, read_toml, take
+from operant.core.errors import InputError
+
+LINES = 400
+"""Lines of metrics of a run at most, where the algorithm reports after every rollout: each is then a mean over some."""
+EVALUATION_ENVIRONMENTS = 16
+EVALUATION_SEEDS = 2**31
+"""Environments of evaluations are seeded from here on, those of training below."""
+DERIVED = Annotated[int, Fixed, Suppress]
+"""A setting that follows from others: no flag sets it, and config.toml does not have it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Learn to act in an environment with a neural network.
+
+    operant train lists the algorithms and the presets; operant train ppo CartPole-v1 trains one. Name the algorithm and
+    the environment first: the options of the algorithm come with its name (operant train ppo --help).
+    """
+
+    algorithm: Positional[str] = ""
+    """How to learn; without it, a list."""
+    environment: Positional[str] = ""
+    """A Gymnasium environment, yours as module:Name-v0; without it, the presets of the algorithm."""
+    steps: int = 100_000
+    """Steps of all environments together."""
+    envs: int = 8
+    """Environments that are stepped together."""
+    seed: int = 0
+    """Seed of every random choice."""
+    seeds: int = 1
+    """Runs with seeds of their own, as many at once as there are cores, and one report of them all."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "relu", "elu"] = "tanh"
+    """What stands between the layers."""
+    initialisation: Literal["orthogonal", "normalised", "xavier", "torch"] = "orthogonal"
+    """How the weights begin."""
+    normalize_observations: bool = False
+    """Observations get mean 0 and deviation 1, by what was seen so far; evaluation keeps these numbers."""
+    normalize_rewards: bool = False
+    """Rewards are divided by the deviation of the discounted return; reported returns are the environment's own."""
+    clip_actions: bool = True
+    """Actions outside a Box are clipped to it for the environment."""
+    env_args: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Settings of the environment, such as sutton_barto_reward True."""
+    evaluation_episodes: int = 100
+    """Episodes that the trained policy plays greedily at the end, in environments with seeds of their own."""
+    threads: int = 1
+    """CPU threads; small networks are fastest with one."""
+    checkpoint_every: int = 0
+    """Steps of all environments between checkpoints; 0 = by time, about every 30 seconds."""
+    out: Path = Path("runs/train")
+    """The run folder to write; by default runs/ALGORITHM-ENVIRONMENT."""
+
+
+def options(arguments: list[str]) -> tuple[type[Options], Options | None]:
+    """The options of the algorithm that is named, or that the run or settings named have, and its preset."""
+    name, environment = named(arguments)
+    if not name:
+        return Options, None
+    kind = options_of(name)
+    return kind, preset_of(kind, name, environment)
+
+
+def named(arguments: list[str]) -> tuple[str, str]:
+    """(algorithm, environment) as they are typed, or else as they stand in the settings that are pointed to."""
+    first = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    typed = [*arguments[:first], "", ""][:2]
+    out, config = (take(arguments, flag)[1] for flag in ("--out", "--config"))
+    file = Path(config) if config else Path(out) / "config.toml" if out and "--resume" in arguments else None
+    found = read_toml(file) if file is not None and file.is_file() else {}
+    return typed[0] or str(found.get("algorithm", "")), typed[1] or str(found.get("environment", ""))
+
+
+def options_of(name: str) -> type[Options]:
+    """`Options` with what only this algorithm has; its `iterations` is no option where it follows from the steps."""
+    config = find(name).load().Config
+    names = {field.name for field in dataclasses.fields(config)}
+    derived = [("iterations", DERIVED, dataclasses.field(default=1, init=False))] * ({"iterations", "rollout"} <= names)
+    words = f"{Options.__doc__}\n    Options from --{sorted_first(config)} on are those of {name}: {find(name).words}."
+    space = {"__doc__": words, "__module__": __name__}
+    return dataclasses.make_dataclass("Options", derived, bases=(config, Options), frozen=True, namespace=space)
+
+
+def sorted_first(config: Any) -> str:
+    own = [f.name for f in dataclasses.fields(config) if f.name not in ("steps", "iterations")]
+    return own[0].replace("_", "-")
+
+
+def preset_of(kind: type[Options], name: str, environment: str) -> Options:
+    """The options without any flag: what the algorithm has, then what its preset for the environment says."""
+    words = re.sub(r"[^a-z0-9]+", "-", environment.rpartition(":")[2].lower()).strip("-")
+    own = {"algorithm": name, "environment": environment, "out": Path("runs") / f"{name}-{words}".rstrip("-")}
+    base = kind(**{**own, **find(name).defaults})
+    return build(kind, preset(name, environment), f"{preset_file(name)} [{environment}]", base=base)
+
+
+def config_of(options: Any) -> Any:
+    """The algorithm's Config within the options."""
+    kind = find(options.algorithm).load().Config
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(kind)}
+    if "rollout" in values:
+        values["iterations"] = math.ceil(options.steps / (options.envs * options.rollout))
+    return kind(**values)
+
+
+def run(options: Options, resume: bool) -> None:
+    if not options.algorithm:
+        print(overview())
+    elif not options.environment:
+        print(overview_of(options.algorithm))
+    elif type(options) is Options:
+        raise InputError(
+            f"name the algorithm and the environment first: operant train {options.algorithm} {options.environment}, "
+            "and then the options"
+        )
+    else:
+        from operant.cli.folder import pending
+
+        if pending(options.out, resume):
+            train(options, resume)
+
+
+def overview() -> str:
+    """The algorithms, the presets, and where to begin."""
+    width = max(map(len, ALGORITHMS))
+    rows = [f"  {name:<{width}}  {'/'.join(x.actions):<26}  {x.words}" for name, x in ALGORITHMS.items()]
+    known = [f"  {name:<{width}}  {'  '.join(presets(name))}" for name in ALGORITHMS if presets(name)]
+    return (
+        "usage: operant train ALGORITHM ENVIRONMENT [options]\n\nALGORITHM, the actions it chooses from, and what it "
+        "does:\n\n" + "\n".join(rows) + "\n\nENVIRONMENT is any of Gymnasium, yours as module:Name-v0. There are "
+        "presets for\n\n" + "\n".join(known) + "\n\noperant train ALGORITHM --help explains its options. Start with: "
+        "operant train ppo CartPole-v1"
+    )
+
+
+def overview_of(name: str) -> str:
+    """The presets of one algorithm."""
+    tables = presets(name)
+    width = max(map(len, tables), default=0)
+    rows = [f"  {env:<{width}}  {', '.join(f'{k} {v}' for k, v in table.items())}" for env, table in tables.items()]
+    return (
+        f"{name}: {find(name).words}. Actions: {', '.join(find(name).actions)}.\n\nPresets\n\n"
+        + "\n".join(rows)
+        + "\n\n"
+        f"Train one with: operant train {name} {next(iter(tables), 'ENVIRONMENT')}. operant train {name} --help "
+        "explains the options"
+    )
+
+
+def begin(options: Options) -> None:
+    """Seeds and threads. Before anything random happens."""
+    import numpy as np
+    import torch
+
+    if not 0 <= options.seed <= 2**20:
+        raise InputError(f"the seed is {options.seed}: give a whole number from 0 to {2**20}")
+    random.seed(options.seed)
+    np.random.seed(options.seed)  # noqa: NPY002 (environments of others may draw from it)
+    torch.manual_seed(options.seed)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+
+
+def make_world(options: Any, envs: int, seed: int, training: bool = True) -> Any:
+    """A runner of `envs` environments, which begin with the seeds `seed` and on, to train or to evaluate in."""
+    from operant.envs.make import literal, make
+    from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
+    from operant.envs.runner import Runner
+
+    env = make(options.environment, envs, {key: literal(x) for key, x in options.env_args.items()}, training)
+    require_fit(options.algorithm, options.environment, env.single_action_space)
+    shape: Any = env.single_observation_space.shape
+    observations = ObservationNormalizer(shape) if options.normalize_observations else None
+    rewards = RewardNormalizer(envs, options.gamma) if options.normalize_rewards else None
+    return Runner(env, envs, seed, options.clip_actions, observations, rewards)
+
+
+def train(options: Any, resume: bool) -> None:
+    """One run, from its first step or its last checkpoint to its report."""
+    from operant.cli.folder import start
+    from operant.cli.trained import conclude
+
+    begin(options)
+    config, module = config_of(options), find(options.algorithm).load()
+    world = make_world(options, options.envs, options.seed * options.envs)
+    policy = find(options.algorithm).network(world.env, options)
+    state = module.init(policy, world, config)
+    folder = start(options, "train", resume, [])
+    if folder.restore(state) and not world.resumes:
+        print(f"the state of {options.environment} cannot be saved: the run goes on with new episodes")
+    unit, total = scale(options, config)
+    every = max(1, total // LINES) if unit > 1 and not hasattr(config, "report_every") else 1
+    metrics = watched(state, module.train(state, config), every, total)
+    saving = max(1, options.checkpoint_every // unit) if options.checkpoint_every else None
+    folder.follow(state, metrics, total, every_steps=saving, show=("rollout/episode_return",), unit=unit)
+    conclude(options, folder, state)
+
+
+def scale(options: Any, config: Any) -> tuple[int, int]:
+    """(environment steps in one step of the state, its steps in all)."""
+    if hasattr(config, "rollout"):
+        return options.envs * config.rollout, config.iterations
+    return 1, getattr(config, "steps", None) or config.iterations
+
+
+def watched(state: Any, metrics: Iterator[dict[str, float]], every: int, total: int) -> Iterator[dict[str, float]]:
+    """The algorithm's metrics with those of its episodes; the means of every `every` steps in one."""
+    envs, parts = state.world.env.num_envs, []
+    before, then = state.world.steps, time.monotonic()
+    for values in metrics:
+        parts.append(values)
+        if state.step % every and state.step < total:
+            continue
+        names = dict.fromkeys(name for part in parts for name in part)
+        found = {name: _mean([part[name] for part in parts if name in part]) for name in names}
+        returns, lengths = state.world.pop_returns(), state.world.pop_lengths()
+        shown = {"rollout/episode_return": _mean(returns), "rollout/episode_length": _mean(lengths)} if returns else {}
+        shown["rollout/steps"] = state.world.steps * envs
+        now = time.monotonic()
+        shown["time/steps_per_second"] = (state.world.steps - before) * envs / max(now - then, 1e-9)
+        parts.clear()
+        yield shown | found
+        before, then = state.world.steps, now
+
+
+def _mean(values: list[Any]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,99 @@
+"""A policy that `operant train` trained: how good it is, and how it comes back from its run folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from operant.cli.options import build, read_toml
+from operant.core.errors import InputError
+from operant.core.statistics import bootstrap_mean
+
+
+def figures(policy: Any, observations: Any, options: Any, episodes: int, greedy: bool, seed: int) -> dict[str, Any]:
+    """Mean return and length of episodes in environments of their own, with bootstrap intervals."""
+    import torch
+
+    from operant.cli.train import EVALUATION_ENVIRONMENTS, EVALUATION_SEEDS, make_world
+    from operant.envs.evaluation import evaluate
+
+    torch.manual_seed(seed)
+    plain = dataclasses.replace(options, normalize_observations=False, normalize_rewards=False)
+    envs = min(episodes, EVALUATION_ENVIRONMENTS)
+    runner = make_world(plain, envs, EVALUATION_SEEDS + seed * envs, training=False)
+    if observations is not None:
+        runner.observations = observations.frozen()
+        runner._begin(runner.seed)
+    found = evaluate(policy, runner, episodes, greedy)
+    runner.env.close()
+    if not len(found.returns):
+        return {"episodes": 0}
+    return {
+        "return": bootstrap_mean(found.returns).to_dict(),
+        "length": bootstrap_mean(found.lengths).to_dict(),
+        "episodes": len(found.returns),
+    }
+
+
+def conclude(options: Any, folder: Any, state: Any) -> None:
+    """Evaluation, summary and report; the figures are printed."""
+    from operant.cli.folder import last_metrics
+    from operant.experiment.report import write_report
+
+    last = last_metrics(folder)
+    summary: dict[str, Any] = {"title": f"{options.algorithm} on {options.environment}"}
+    summary |= figures(state.policy, state.world.observations, options, options.evaluation_episodes, True, options.seed)
+    summary |= {"steps": int(last["rollout/steps"]), "seconds": last["time/seconds"]}
+    summary["steps_per_second"] = round(summary["steps"] / summary["seconds"], 1)
+    summary["verdict"] = verdict(summary, "greedily")
+    folder.finish(summary)
+    write_report([options.out], options.out / "report.html")
+    rate = f"{summary['steps']:,} steps in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} a second)"
+    print(f"{summary['verdict']}. {rate}.\nthe report is {options.out / 'report.html'}")
+
+
+def verdict(found: dict[str, Any], how: str) -> str:
+    """The figures in words."""
+    if not found["episodes"]:
+        return "No episode of the evaluation came to its end: there is no return"
+    mean, low, high = (found["return"][key] for key in ("mean", "low", "high"))
+    spread = f" (95% interval {low:.4g} to {high:.4g})" if high > low else ""
+    return f"Mean return {mean:.4g}{spread} in {found['episodes']} episodes of evaluation, played {how}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A policy with what it needs to see and act."""
+
+    options: Any
+    policy: Any
+    observations: Any
+    step: int
+
+
+def load(run: Path) -> Trained:
+    """The policy in the newest good checkpoint of a run. Raises `InputError` where there is none."""
+    from operant.cli.algorithms import find
+    from operant.cli.train import make_world, options_of
+    from operant.experiment import checkpoint, structure
+    from operant.experiment.run import Run
+
+    values = read_toml(run / "config.toml")
+    ran = values.pop("run", {}).get("algorithm")
+    if ran != "train":
+        raise InputError(f"{run} is a run of operant {ran}, not of operant train: it holds no policy to play")
+    options = build(options_of(str(values.get("algorithm"))), {**values, "out": str(run)}, str(run / "config.toml"))
+    found = Run(run, "train", values).checkpoints()
+    if not found:
+        raise InputError(f"{run} has no checkpoint yet: wait for the first, or train with a smaller --checkpoint-every")
+    world = make_world(options, 1, 0)
+    policy = find(options.algorithm).network(world.env, options)
+    world.env.close()
+    saved = checkpoint.read(found[-1])
+    node = saved.document["state"]["values"]
+    if problems := list(structure.differences(node["policy"], policy, "policy", saved.tensors)):
+        raise InputError(f"the checkpoint {found[-1]} does not fit {options.environment}: {'; '.join(problems[:3])}")
+    structure.place(node["policy"], policy, saved.tensors)
+    if world.observations is not None:
+        statistics = node["world"]["state"]["observations"]
+        world.observations.load_state_dict(structure.place(statistics, None, saved.tensors))
+    return Trained(options, policy, world.observations, saved.document["step"])

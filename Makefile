@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SEEDS ?= 0 1 2
 
-.PHONY: install demo demo-seeds test check bench bench-tabular textbook format clean
+.PHONY: install demo demo-seeds test check bench bench-tabular bench-control textbook format clean
 
 install: .venv/installed
 
@@ -45,6 +45,12 @@ bench: .venv/installed
 # Solvers of known models against QuantEcon, mdpsolver and pymdptoolbox, and their sweeps against the memory.
 bench-tabular: .venv/installed
 	$(BIN)/python benchmarks/tabular.py
+
+# Control beside Stable-Baselines3, an hour, and what every preset learns, three seeds each, a day; goes on where it stopped.
+bench-control: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[box2d]'
+	$(BIN)/python benchmarks/control.py
+	$(BIN)/python benchmarks/learning.py --suite classic mujoco --jobs 2
 
 # Figures of Sutton and Barto with our algorithms: docs/textbook/figures.md.
 textbook: .venv/installed

@@ -12,7 +12,7 @@ mujoco    PPO for 1M steps on HalfCheetah, Hopper and Walker2d, SAC and TD3 for 
 
 Each run is a process of one thread that gives way to others (nice). When it ends, its row goes to
 results/control_learning.csv, its learning curve to results/control_curves.csv, and it is not run again unless its
-settings change. A run of Operant that was interrupted goes on from its last checkpoint in --runs; one of
+preset changes. A run of Operant that was interrupted goes on from its last checkpoint in --runs; one of
 Stable-Baselines3 starts anew. The cheapest runs come first.
 
 `return` is the mean of greedy episodes at the end, `low` and `high` its 95% bootstrap interval. Curves are the returns
@@ -132,17 +132,16 @@ def work(args: argparse.Namespace) -> None:
 def classic(seeds: Sequence[int]) -> list[Job]:
     """Every preset for an environment of classic control or Box2D."""
     from operant.cli.algorithms import ALGORITHMS, presets
-    from operant.cli.options import as_dict
     from operant.cli.train import options_of, preset_of
 
     found = []
     for algorithm in ALGORITHMS:
-        for name in presets(algorithm):
+        for name, preset in presets(algorithm).items():
             if name not in gymnasium.registry or not str(gymnasium.spec(name).entry_point).startswith(CLASSIC):
                 continue
-            options = as_dict(preset_of(options_of(algorithm), algorithm, name))
-            settings = fingerprint({key: value for key, value in options.items() if key not in ("out", "seed")})
-            found += [Job("operant", algorithm, name, seed, options["steps"], settings) for seed in seeds]
+            steps = preset_of(options_of(algorithm), algorithm, name).steps
+            settings = fingerprint(preset)
+            found += [Job("operant", algorithm, name, seed, steps, settings) for seed in seeds]
     return found
 
 

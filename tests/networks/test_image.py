@@ -34,6 +34,27 @@ def test_leading_dimensions_are_kept_and_images_do_not_depend_on_one_another():
     torch.testing.assert_close(found[1, 2], network(image[1:2, 2])[0])
 
 
+def test_many_images_go_through_in_chunks_where_no_gradient_is_kept(monkeypatch):
+    network, image, sizes = NatureCNN(SHAPE), images(2, 7), []
+    due = network(image)
+    monkeypatch.setattr("operant.networks.image.CHUNK", 4)
+    network.network[0].register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), due)
+    assert sizes == [4, 4, 4, 2]
+    network(image).sum().backward()
+    assert sizes[4:] == [14]
+
+
+def test_bfloat16_is_nearly_the_same_and_its_gradients_are_float32():
+    network, image = NatureCNN(SHAPE, bfloat16=True), images(5)
+    found, due = network(image), network.network(image / 255)
+    assert found.dtype == torch.float32
+    assert 0 < (found - due).norm() / due.norm() < 0.02
+    found.sum().backward()
+    assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
+
+
 def test_evaluate_says_what_act_recorded():
     policy, image = ImageActorCritic(SHAPE, Categorical(3)), images(2, 3)
     steps = [policy.act(image[:, t]) for t in range(3)]

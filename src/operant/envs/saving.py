@@ -5,6 +5,7 @@ or in MuJoCo's data, behind wrappers that hold nothing but a step count, and for
 An environment with `state_dict` and `load_state_dict` of its own, as Operant's Atari games, is asked for it.
 """
 
+import importlib
 from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any, Protocol, runtime_checkable
@@ -91,7 +92,7 @@ def set_environment_state(env: Any, state: dict[str, Any]) -> None:
 
 def _physics(env: Any) -> dict[str, Any]:
     """Positions, velocities, time, controls and warm start (MuJoCo's integration state), and what was derived."""
-    import mujoco  # pyright: ignore[reportMissingImports]
+    mujoco: Any = importlib.import_module("mujoco")
 
     kind = mujoco.mjtState.mjSTATE_INTEGRATION
     integration = np.zeros(mujoco.mj_stateSize(env.model, kind))
@@ -100,7 +101,7 @@ def _physics(env: Any) -> dict[str, Any]:
 
 
 def _set_physics(env: Any, physics: dict[str, Any]) -> None:
-    import mujoco  # pyright: ignore[reportMissingImports]
+    mujoco: Any = importlib.import_module("mujoco")
 
     mujoco.mj_setState(env.model, env.data, physics["integration"], mujoco.mjtState.mjSTATE_INTEGRATION)
     for name in DERIVED:

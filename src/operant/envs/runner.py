@@ -10,19 +10,23 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
+from operant.envs.observation import action_mask, numbers, renewed
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.saving import environment_state, resumes, set_environment_state
 from operant.envs.tally import Tally
+from operant.networks.masks import MaskedBox
+from operant.networks.recurrent import Remembered
 
-Choose = Callable[[NDArray[Any]], NDArray[Any]]
-"""Observations [B, ...] to actions [B, ...]."""
+Choose = Callable[[NDArray[Any], int], NDArray[Any]]
+"""(observations [B, ...], step) to actions [B, ...]."""
 EPISODE_PIECE = 64
 """Steps between looks at whether all episodes are over."""
 
@@ -56,6 +60,11 @@ class Runner:
     Observations are recorded as float32, images of bytes as bytes, and actions as they were chosen. Those for a Box are
     clipped to it for the environment, unless `clip_actions` is off. `observations` and `rewards` normalise what is
     recorded; returns of episodes are sums of the environment's rewards, or what the environment's own `tally` counts.
+
+    What a policy sees is in `observation_space`: one-hot numbers for choices, all parts of a Dict side by side, and a
+    mask behind them where the environment says which actions are allowed (`envs.observation`). A policy with memory
+    sees `Remembered` observations. Its state goes on from step to step and is 0 where an episode begins; a reset step
+    still belongs to the episode that ended, because the value of its last state needs what was remembered.
     Raises `InputError` for spaces that do not fit, and for an observation or a reward that is no finite number.
     """
 
@@ -75,62 +84,71 @@ class Runner:
         self.actions = self.env.single_action_space
         if not isinstance(self.actions, spaces.Discrete | spaces.MultiDiscrete | spaces.Box):
             raise InputError(f"the runner takes Discrete, MultiDiscrete and Box actions, not {self.actions}")
-        if not isinstance(self.env.single_observation_space, spaces.Box):
-            raise InputError(
-                f"the runner sees Box observations, not {self.env.single_observation_space}: "
-                "make a Box of them with gymnasium.wrappers.FlattenObservation"
-            )
+        self.observation_space, self.numbers = numbers(self.env.single_observation_space)
         self.seed, self.steps = seed, 0
         self.clip_actions, self.observations, self.rewards = clip_actions, observations, rewards
+        self.memory: Tensor | None = None
+        self.allowed = None
         self._begin(seed)
+        if self.allowed is not None and isinstance(self.actions, spaces.Discrete):
+            self.observation_space = MaskedBox(self.observation_space, int(self.actions.n))
 
     def _begin(self, seed: int | None) -> None:
         """New episodes in all environments."""
-        observation, _ = self.env.reset(seed=seed)
-        self._check(observation, "observation")
-        self.observation = self._see(observation)
+        observation, info = self.env.reset(seed=seed)
+        self.allowed = action_mask(self.env, info)
         self.resetting = np.zeros(self.env.num_envs, dtype=bool)
+        self.begins = ~self.resetting
+        self._check(self.numbers(observation), "observation")
+        self.observation = self._see(observation, info)
         self.tally = getattr(self.env, "tally", None) or Tally(self.env.num_envs)
 
     def rollout(self, policy: Policy, size: int, greedy: bool = False) -> Trajectory:
         """`size` steps of every environment, as [B, size] decisions."""
-        if policy.memory:
-            raise InputError("the runner carries no recurrent state: it takes policies whose `memory` is False")
         place, first = (self.env.num_envs, size), self.steps
         seen = np.empty((*place, *self.observation.shape[1:]), self.observation.dtype)
         action = np.empty((*place, *self.actions.shape), np.float32 if isinstance(self.actions, spaces.Box) else int)
         log_prob, value = (np.empty(place, np.float32) for _ in range(2))
         reward = np.empty(place)
-        terminated, truncated, mask = (np.empty(place, bool) for _ in range(3))
+        terminated, truncated, mask, begins = (np.empty(place, bool) for _ in range(4))
         finals: list[NDArray[Any]] = []
-        choose = _chooser(policy, size, place[0], greedy)
+        last_memories: list[Tensor] = []
+        self._recall(policy)
+        first_memory, choose = self.memory, _chooser(policy, size, place[0], greedy)
         for t in range(size):
-            seen[:, t], mask[:, t] = self.observation, ~self.resetting
+            seen[:, t], mask[:, t], begins[:, t] = self.observation, ~self.resetting, self.begins
             if choose is not None:
                 action[:, t] = choose(self.observation, t)
             else:
-                action[:, t], log_prob[:, t], value[:, t], _ = policy.act(_tensor(self.observation), None, greedy)
+                step = policy.act(_tensor(self.observation), self._recall(policy), greedy)
+                action[:, t], log_prob[:, t], value[:, t], self.memory = step
             reward[:, t], terminated[:, t], truncated[:, t], final = self._step(action[:, t])
-            finals += [] if final is None else [final]
+            if final is not None:
+                finals.append(final)
+                if self.memory is not None:
+                    last_memories.append(self.memory[_tensor(terminated[:, t] | truncated[:, t])])
         self._check(seen, "observation", first)
         self._check(self.observation, "observation", self.steps)
         self._check(reward, "reward", first + 1)
         self._count(reward, terminated | truncated, mask)
         if self.rewards is not None:
             reward = self.rewards(reward, terminated | truncated, mask)
-        record = {k: _tensor(x) for k, x in {
+        record: dict[str, Any] = {k: _tensor(x) for k, x in {
             "observation": seen, "action": action, "log_prob": log_prob, "value": value,
             "reward": reward.astype(np.float32), "terminated": terminated, "truncated": truncated, "mask": mask,
         }.items()}  # fmt: skip
         reached = _tensor(np.concatenate([self.observation, *finals]))
+        memory = None if self.memory is None else torch.cat([self.memory, *last_memories])
         with torch.no_grad():
             if choose is not None:
                 record["log_prob"], _, record["value"] = policy.evaluate(record["observation"], record["action"])
-            reached_value = policy.value(reached) if isinstance(policy, Reflex) else policy.act(reached)[2]
+            reached_value = policy.value(reached) if isinstance(policy, Reflex) else policy.act(reached, memory)[2]
         next_value = torch.cat([record["value"][:, 1:], reached_value[: place[0], None]], dim=1)
         if finals:  # in the order of time, and of environments within a step
             steps, environments = (record["terminated"] | record["truncated"]).T.nonzero(as_tuple=True)
             next_value[environments, steps] = reached_value[place[0] :]
+        if first_memory is not None:
+            record["observation"] = Remembered(record["observation"], _tensor(begins), first_memory)
         return Trajectory(next_value=next_value, discount=(~record["terminated"]).float(), **record)
 
     def episodes(self, policy: Policy, greedy: bool = False, limit: int = 100_000) -> Trajectory:
@@ -149,14 +167,11 @@ class Runner:
             before = over | ((ended - piece.done.long()) > 0)
             over = over | (ended[:, -1:] > 0)
             pieces.append(dataclasses.replace(piece, mask=piece.mask & ~before))
-        joined = {f.name: torch.cat([getattr(x, f.name) for x in pieces], 1) for f in dataclasses.fields(Trajectory)}
-        longest = int(joined["mask"].any(0).sum())
-        return Trajectory(**{name: x[:, :longest] for name, x in joined.items()})
+        longest = int(torch.cat([piece.mask for piece in pieces], 1).any(0).sum())
+        return _joined(pieces, longest)
 
-    def collect(
-        self, choose: Callable[[NDArray[Any], int], NDArray[Any]], replay: Replay | PrioritisedReplay, size: int
-    ) -> None:
-        """`size` steps of every environment into `replay`. `choose`: (observation [B, ...], step) -> action [B, ...]."""
+    def collect(self, choose: Choose, replay: Replay | PrioritisedReplay, size: int) -> None:
+        """`size` steps of every environment into `replay`, with the actions that `choose` makes of what is seen."""
         place, first = (size, self.env.num_envs), self.steps
         seen, reached = (np.empty((*place, *self.observation.shape[1:]), self.observation.dtype) for _ in range(2))
         action = np.empty((*place, *self.actions.shape), np.float32 if isinstance(self.actions, spaces.Box) else int)
@@ -170,7 +185,8 @@ class Runner:
             if final is not None:
                 reached[t, terminated[t] | truncated[t]] = final
         # Statistics have the environments first.
-        rewards, done, decided = (np.ascontiguousarray(x.T) for x in (reward, terminated | truncated, mask))
+        rewards = np.ascontiguousarray(reward.T)
+        done, decided = np.ascontiguousarray((terminated | truncated).T), np.ascontiguousarray(mask.T)
         self._check(np.swapaxes(reached, 0, 1), "observation", first + 1)
         self._check(rewards, "reward", first + 1)
         self._count(rewards, done, decided)
@@ -188,35 +204,74 @@ class Runner:
         """`size` steps of every environment of which only the returns of episodes are kept: evaluation, or a film."""
         for _ in range(size):
             mask = ~self.resetting
-            reward, terminated, truncated, _ = self._step(policy.choose(_tensor(self.observation), greedy).numpy())
+            reward, terminated, truncated, _ = self._step(self.choose(policy, greedy))
             self._count(reward[:, None], (terminated | truncated)[:, None], mask[:, None])
+
+    def choose(self, policy: Any, greedy: bool = False) -> NDArray[Any]:
+        """What `policy` does next, for whoever steps the environments; one with memory remembers that it was asked."""
+        if not policy.memory:
+            return policy.choose(_tensor(self.observation), greedy).numpy()
+        action, _, _, self.memory = policy.act(_tensor(self.observation), self._recall(policy), greedy)
+        return action.numpy()
+
+    def _recall(self, policy: Any) -> Tensor | None:
+        """The state [B, S] before the next step of a policy with memory."""
+        if not policy.memory:
+            self.memory = None
+        elif self.memory is None:
+            self.memory = policy.initial_state(self.env.num_envs)
+        return None if self.memory is None else torch.where(_tensor(self.begins)[:, None], 0.0, self.memory)
 
     def _step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]:
         """(reward, terminated, truncated, the last observations of episodes that ended and were reset at once)."""
         observation, reward, terminated, truncated, info = self.env.step(self._executed(action))
         self.steps += 1
-        final = None
+        done, final = terminated | truncated, None
+        self.begins = done
         if self.mode == AutoresetMode.NEXT_STEP:
-            self.resetting = terminated | truncated
-        elif (done := terminated | truncated).any():
-            last = observation[done]
+            self.begins, self.resetting = self.resetting, done
+        elif done.any():
             if self.mode == AutoresetMode.SAME_STEP:
-                last = np.stack(list(info["final_obs"][done]))
+                last = self.numbers(_batch(self.env.single_observation_space, info["final_obs"][done]))
             else:
-                observation, _ = self.env.reset(options={"reset_mask": done.copy()})
+                last = self.numbers(observation)[done]
+                observation, anew = self.env.reset(options={"reset_mask": done.copy()})
+                info = renewed(info, anew)
             self._check(last, "observation", self.steps, done.nonzero()[0])
-            final = self._see(last)
-        self.observation = self._see(observation)
+            final = self._masked(self._scaled(last), np.ones((len(last), 1), dtype=bool))
+        self.observation = self._see(observation, info)
         return reward, terminated, truncated, final
 
     def _count(self, reward: NDArray[Any], done: NDArray[np.bool_], mask: NDArray[np.bool_]) -> None:
         if self.tally is not getattr(self.env, "tally", None):
             self.tally.add(reward, done, mask)
 
-    def _see(self, observation: NDArray[Any]) -> NDArray[Any]:
+    def _see(self, observation: Any, info: dict[str, Any]) -> NDArray[Any]:
+        """What a policy sees of the environments, [B, ...]."""
+        seen = self._scaled(self.numbers(observation))
+        if self.allowed is None:
+            return seen
+        mask, given = self.allowed(observation, info)
+        if mask.shape != (self.env.num_envs, self.actions.n):
+            raise InputError(f"an action mask of the shape {mask.shape[1:]} is not one of the actions {self.actions}")
+        # After an episode's end the next action is ignored, whatever the mask says.
+        mask = (mask != 0) & given[:, None] | self.resetting[:, None]
+        if not (going_on := mask.any(1)).all():
+            raise InputError(
+                f"environment {going_on.argmin()} allows no action after step {self.steps}, where its episode goes on: "
+                "its action mask needs a 1"
+            )
+        return self._masked(seen, mask)
+
+    def _scaled(self, seen: NDArray[Any]) -> NDArray[Any]:
         if self.observations is not None:
-            return self.observations(observation)
-        return np.array(observation, dtype=np.uint8 if observation.dtype == np.uint8 else np.float32)
+            return self.observations(seen)
+        return np.array(seen, dtype=np.uint8 if seen.dtype == np.uint8 else np.float32)
+
+    def _masked(self, seen: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
+        if self.allowed is None:
+            return seen
+        return np.concatenate([seen, np.broadcast_to(mask, (len(seen), int(self.actions.n)))], 1, dtype=np.float32)
 
     def _executed(self, action: NDArray[Any]) -> NDArray[Any]:
         if isinstance(self.actions, spaces.Box):
@@ -270,6 +325,8 @@ class Runner:
             "steps": self.steps,
             "observation": self.observation.copy(),
             "resetting": self.resetting.copy(),
+            "begins": self.begins.copy(),
+            "memory": self.memory,
             "tally": self.tally.state_dict(),
             "observations": None if self.observations is None else self.observations.state_dict(),
             "rewards": None if self.rewards is None else self.rewards.state_dict(),
@@ -292,12 +349,30 @@ class Runner:
                 self.rewards.running[:] = 0.0
             return
         set_environment_state(self.env, state["environment"])
-        self.observation, self.resetting = state["observation"].copy(), state["resetting"].copy()
+        self.observation, self.memory = state["observation"].copy(), state["memory"]
+        self.resetting, self.begins = state["resetting"].copy(), state["begins"].copy()
         self.tally.load_state_dict(state["tally"])
 
 
 def _tensor(x: NDArray[Any]) -> Tensor:
     return torch.from_numpy(x)
+
+
+def _batch(space: spaces.Space[Any], observations: NDArray[Any]) -> Any:
+    """Single observations as a vector environment would give them."""
+    return concatenate(space, observations, create_empty_array(space, len(observations)))
+
+
+def _joined(pieces: list[Trajectory], size: int) -> Trajectory:
+    """Rollouts that follow one another as one, cut to `size` steps."""
+
+    def join(parts: list[Any]) -> Any:
+        if isinstance(parts[0], Remembered):
+            seen, begins = (join([getattr(x, name) for x in parts]) for name in ("observation", "begins"))
+            return Remembered(seen, begins, parts[0].state)
+        return torch.cat(parts, 1)[:, :size]
+
+    return Trajectory(**{f.name: join([getattr(x, f.name) for x in pieces]) for f in dataclasses.fields(Trajectory)})
 
 
 def _chooser(policy: Any, steps: int, rows: int, greedy: bool) -> Callable[[NDArray[Any], int], NDArray[Any]] | None:

@@ -30,8 +30,8 @@ def record(world: Runner, policy: Any, episodes: int = 1, greedy: bool = True) -
             f"{world.env.render_mode!r}: make it so with gymnasium.make_vec"
         )
     yield _frame(world)
-    ended = len(world.finished_lengths) + episodes
-    while len(world.finished_lengths) < ended:
+    ended = len(world.tally.lengths) + episodes
+    while len(world.tally.lengths) < ended:
         world.play(policy, 1, greedy)
         yield _frame(world)
 

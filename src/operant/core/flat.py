@@ -1,11 +1,16 @@
 """All parameters of a network as one vector: one tensor to step, to measure, to copy or to move towards another."""
 
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor, nn
 
 
 class Flat(nn.Parameter):
     """A vector whose stretches are the parameters of a module. Its gradient's stretches are their gradients."""
+
+
+_VECTORS: WeakKeyDictionary[nn.Module, Flat] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -17,31 +22,26 @@ def flatten(module: nn.Module) -> Flat:
     give anew.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    vector = torch.cat([p.flatten() for p in parameters])
-    for p, stretch in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
-        p.data = stretch.view_as(p)
-    return _vector(parameters, vector)
+    sizes = [p.numel() for p in parameters]
+    flat = Flat(torch.cat([p.flatten() for p in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    for p, stretch, slope in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
+        p.data, p.grad = stretch.view_as(p), slope.view_as(p)
+    _VECTORS[module] = flat
+    return flat
 
 
-@torch.no_grad()
+def vector(module: nn.Module) -> Flat | None:
+    """The vector that `flatten` made of this module; None where there is none, or its parameters have left it."""
+    flat = _VECTORS.get(module)
+    first = next((p for p in module.parameters() if p.requires_grad), None)
+    return flat if flat is not None and first is not None and flat.data_ptr() == first.data_ptr() else None
+
+
 def trainable(module: nn.Module) -> list[nn.Parameter]:
     """What an optimiser of `module` steps: the one vector of a flattened module, or else its trainable parameters."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    starts = [p.data_ptr() for p in parameters]
-    ends = [p.data_ptr() + p.nbytes for p in parameters]
-    total = sum(p.nbytes for p in parameters)
-    if len(parameters) < 2 or starts[1:] != ends[:-1] or parameters[0].untyped_storage().nbytes() != total:
-        return parameters
-    vector = torch.empty(0, dtype=parameters[0].dtype).set_(parameters[0].untyped_storage())  # pyright: ignore
-    return [_vector(parameters, vector)]
-
-
-def _vector(parameters: list[nn.Parameter], vector: Tensor) -> Flat:
-    flat = Flat(vector)
-    flat.grad = torch.zeros_like(vector)
-    for p, stretch in zip(parameters, flat.grad.split([p.numel() for p in parameters]), strict=True):
-        p.grad = stretch.view_as(p)
-    return flat
+    flat = vector(module)
+    return [flat] if flat is not None else [p for p in module.parameters() if p.requires_grad]
 
 
 @torch.no_grad()

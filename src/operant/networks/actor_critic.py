@@ -9,11 +9,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from operant.core.errors import InputError
-from operant.core.flat import flatten
+from operant.core.flat import flatten, vector
 from operant.core.record import Evaluation
+from operant.networks import compiled
 from operant.networks.heads import Categorical, Draw, Gaussian, Head, MultiCategorical
 from operant.networks.image import ImageActorCritic
 from operant.networks.in_numpy import in_numpy
+from operant.networks.masks import Allowed, MaskedBox, Unmasked
 from operant.networks.mlp import Initialisation, mlp
 
 
@@ -21,6 +23,7 @@ class ActorCritic(nn.Module):
     """Separate perceptrons for π(a|s) and v(s). A `Policy` whose decisions do not depend on one another.
 
     `actions` is the head that makes a distribution of the actor's outputs; a number n stands for `Categorical(n)`.
+    Behind the `observation_size` numbers of an observation stand `masked` more, which say what actions are allowed.
     """
 
     memory = False
@@ -32,12 +35,17 @@ class ActorCritic(nn.Module):
         hidden: tuple[int, ...] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         initialisation: Initialisation = "orthogonal",
+        masked: int = 0,
     ) -> None:
         super().__init__()
         self.head: Head = Categorical(actions) if isinstance(actions, int) else actions
         self.actor = mlp((observation_size, *hidden, self.head.size), 0.01, activation, initialisation)
         self.critic = mlp((observation_size, *hidden, 1), 1.0, activation, initialisation)
+        if masked:
+            self.actor = nn.Sequential(Allowed(self.actor, masked))
+            self.critic = nn.Sequential(Unmasked(masked), *self.critic)
         flatten(self)
+        self.shape = compiled.shape_of(self, self.head, self.actor, self.critic)
 
     @torch.no_grad()
     def choose(self, observation: Float[Tensor, "*B D"], greedy: bool = False) -> Shaped[Tensor, "..."]:
@@ -62,6 +70,9 @@ class ActorCritic(nn.Module):
         return action, self.head.log_prob(output, action), self.value(observation), None
 
     def evaluate(self, observation: Float[Tensor, "B T D"], action: Shaped[Tensor, "B T ..."]) -> Evaluation:
+        flat = vector(self)
+        if self.shape is not None and flat is not None and not flat.is_cuda and torch.is_grad_enabled():
+            return compiled.evaluate(flat, self.shape, observation, action)
         output = self.actor(observation)
         return Evaluation(self.head.log_prob(output, action), self.head.entropy(output), self.value(observation))
 
@@ -75,7 +86,8 @@ def actor_critic(
 ) -> ActorCritic | ImageActorCritic:
     """A policy for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
 
-    Raises `InputError` for spaces that neither can see or act in.
+    With a `MaskedBox`, actions that are not allowed have probability 0. Raises `InputError` for spaces that neither can
+    see or act in.
     """
     if isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8:
         return ImageActorCritic(observation_space.shape, head(action_space))
@@ -84,7 +96,9 @@ def actor_critic(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "
             "flatten the observation with gymnasium.wrappers.FlattenObservation"
         )
-    return ActorCritic(observation_space.shape[0], head(action_space), hidden, activation, initialisation)
+    masked = observation_space.actions if isinstance(observation_space, MaskedBox) else 0
+    seen = observation_space.shape[0] - masked
+    return ActorCritic(seen, head(action_space), hidden, activation, initialisation, masked)
 
 
 def head(action_space: spaces.Space[Any]) -> Head:

@@ -1,0 +1,227 @@
+"""An actor and a critic of tanh layers, evaluated in two compiled calls: forwards, and back to one vector of gradients.
+
+What `ActorCritic.evaluate` computes from a few hundred rows is a few dozen small operations of PyTorch, and as many on
+the way back; most of their time is not arithmetic. Here one loop does all of it, on the vector of `core.flat`.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from operant.core.flat import Flat
+from operant.core.record import Evaluation
+from operant.networks.heads import Categorical, Gaussian, Head
+
+ONE, TWO, HALF, LIMIT = np.float32(1), np.float32(2), np.float32(0.5), np.float32(9)
+LOG2_E, LN_2, LOG_2_PI = np.float32(np.log2(np.e)), np.float32(np.log(2)), np.float32(np.log(2 * np.pi))
+TAYLOR = tuple(np.float32(1 / x) for x in (2, 6, 24, 120, 720))
+VECTORISED = {"contract", "nsz", "arcp"}
+"""Freedom for the compiler that keeps NaN and infinity what they are."""
+
+
+class Shape(NamedTuple):
+    """Where the networks are in the vector, and how wide their layers are."""
+
+    parameters: tuple[nn.Parameter, ...]
+    categorical: bool
+    log_std: int
+    """Place of the Gaussian's log σ."""
+    actor: int
+    critic: int
+    actor_sizes: NDArray[np.int64]
+    critic_sizes: NDArray[np.int64]
+
+
+def shape_of(module: nn.Module, head: Head, actor: nn.Sequential, critic: nn.Sequential) -> Shape | None:
+    """The shape of a flattened module; None where there is another head or activation than these loops know."""
+    bends = [type(x) for network in (actor, critic) for x in network if not isinstance(x, nn.Linear)]
+    if not isinstance(head, Categorical | Gaussian) or any(bend is not nn.Tanh for bend in bends):
+        return None
+    places, at = {}, 0
+    for p in module.parameters():
+        places[id(p)] = at
+        at += p.numel()
+
+    def sizes(network: nn.Sequential) -> NDArray[np.int64]:
+        linear = [x for x in network if isinstance(x, nn.Linear)]
+        return np.array([linear[0].in_features, *(x.out_features for x in linear)])
+
+    log_std = places[id(head.log_std)] if isinstance(head, Gaussian) else 0
+    first = (places[id(next(network.parameters()))] for network in (actor, critic))
+    known = isinstance(head, Categorical)
+    return Shape(tuple(module.parameters()), known, log_std, *first, sizes(actor), sizes(critic))
+
+
+def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], action: Shaped[Tensor, "..."]) -> Evaluation:
+    """log π(a|s), the policy's entropy and v(s), differentiable in the parameters whose vector is `flat`."""
+    lead = observation.shape[:-1]
+    rows = observation.reshape(-1, observation.shape[-1])
+    choices = action.reshape(len(rows), *action.shape[len(lead) :])
+    found = _Evaluate.apply(flat, shape, rows, choices, *shape.parameters)
+    return Evaluation(*(x.view(lead) for x in found))  # pyright: ignore[reportOptionalIterable]
+
+
+class _Evaluate(torch.autograd.Function):
+    """The parameters are given too, so that gradients find each of them."""
+
+    @staticmethod
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, flat: Flat, shape: Shape, observation: Tensor, action: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        weights, x, a = flat.detach().numpy(), observation.contiguous().numpy(), action.contiguous().numpy()
+        hidden = [np.empty(len(x) * sizes[1:-1].sum(), np.float32) for sizes in (shape.actor_sizes, shape.critic_sizes)]
+        output = _forward(x, weights, shape.actor, shape.actor_sizes, hidden[0])
+        value = _forward(x, weights, shape.critic, shape.critic_sizes, hidden[1])
+        log_prob, entropy = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
+        if shape.categorical:
+            _categorical(output, a, log_prob, entropy)
+        else:
+            _gaussian(output, weights[shape.log_std : shape.log_std + output.shape[1]], a, log_prob, entropy)
+        ctx.kept = (shape, weights, x, a, hidden, output, entropy)
+        ctx.set_materialize_grads(False)
+        return torch.from_numpy(log_prob), torch.from_numpy(entropy), torch.from_numpy(value.reshape(-1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        shape, weights, x, a, hidden, output, entropy = ctx.kept
+        zero = np.zeros(len(x), np.float32)
+        by_log_prob, by_entropy, by_value = (zero if g is None else g.contiguous().numpy() for g in gradients)
+        gradient, slope = np.zeros_like(weights), output.copy()
+        if shape.categorical:
+            _categorical_back(slope, a, entropy, by_log_prob, by_entropy)
+        else:
+            own = slice(shape.log_std, shape.log_std + output.shape[1])
+            _gaussian_back(slope, weights[own], by_log_prob, by_entropy, gradient[own])
+        _back(slope, x, weights, shape.actor, shape.actor_sizes, hidden[0], gradient)
+        _back(by_value.reshape(-1, 1), x, weights, shape.critic, shape.critic_sizes, hidden[1], gradient)
+        parts = torch.from_numpy(gradient).split([p.numel() for p in shape.parameters])
+        return None, None, None, None, *(x.view(p.shape) for x, p in zip(parts, shape.parameters, strict=True))
+
+
+@numba.njit(cache=True, fastmath=VECTORISED)
+def _tanh(x, power, bits):
+    """tanh x = 1 - 2 / (e^2x + 1) in place, to 2e-7; `bits` is the memory of `power` [len(x)], as whole numbers.
+
+    e^y = 2^n e^r with |r| ≤ ln 2 / 2 by its series, and 2^n by the exponent's bits: loops that a compiler vectorises.
+    """
+    for i in range(x.shape[0]):
+        y = TWO * LOG2_E * min(max(x[i], -LIMIT), LIMIT)
+        n = np.floor(y + HALF)
+        r = (y - n) * LN_2
+        s = TAYLOR[0] + r * (TAYLOR[1] + r * (TAYLOR[2] + r * (TAYLOR[3] + r * TAYLOR[4])))
+        bits[i] = (np.int32(n) + np.int32(127)) << np.int32(23)
+        x[i] = ONE + r * (ONE + r * s)
+    for i in range(x.shape[0]):
+        power_of_e = x[i] * power[i]
+        x[i] = (power_of_e - ONE) / (power_of_e + ONE)
+
+
+@numba.njit(cache=True)
+def _forward(x, weights, at, sizes, hidden):
+    """The outputs [N, sizes[-1]] of a perceptron; `hidden` gets what its layers give."""
+    rows, put, last = x.shape[0], 0, len(sizes) - 2
+    power = np.empty(rows * sizes.max(), np.float32)
+    bits = power.view(np.int32)
+    for layer in range(last + 1):
+        fan_in, fan_out = sizes[layer], sizes[layer + 1]
+        weight = weights[at : at + fan_in * fan_out].reshape(fan_out, fan_in)
+        bias = weights[at + fan_in * fan_out : at + (fan_in + 1) * fan_out]
+        at += (fan_in + 1) * fan_out
+        if layer < last:
+            given = hidden[put : put + rows * fan_out]
+            put += rows * fan_out
+        else:
+            given = np.empty(rows * fan_out, np.float32)
+        y = given.reshape(rows, fan_out)
+        np.dot(x, weight.T, y)
+        for row in range(rows):
+            for i in range(fan_out):
+                y[row, i] += bias[i]
+        if layer < last:
+            _tanh(given, power, bits)
+        x = y
+    return x
+
+
+@numba.njit(cache=True, fastmath=VECTORISED)
+def _back(slope, x, weights, at, sizes, hidden, gradient):
+    """Write the gradient of a perceptron, where its weights are in the vector, from that of its outputs."""
+    rows, last = x.shape[0], len(sizes) - 2
+    put = len(hidden)
+    for layer in range(last + 1):
+        at += (sizes[layer] + 1) * sizes[layer + 1]
+    for layer in range(last, -1, -1):
+        fan_in, fan_out = sizes[layer], sizes[layer + 1]
+        at -= (fan_in + 1) * fan_out
+        bias = gradient[at + fan_in * fan_out : at + (fan_in + 1) * fan_out]
+        for row in range(rows):
+            for i in range(fan_out):
+                bias[i] += slope[row, i]
+        if layer == 0:
+            np.dot(slope.T, x, gradient[at : at + fan_in * fan_out].reshape(fan_out, fan_in))
+            return
+        put -= rows * fan_in
+        given = hidden[put : put + rows * fan_in].reshape(rows, fan_in)
+        np.dot(slope.T, given, gradient[at : at + fan_in * fan_out].reshape(fan_out, fan_in))
+        below = np.empty((rows, fan_in), np.float32)
+        np.dot(slope, weights[at : at + fan_in * fan_out].reshape(fan_out, fan_in), below)
+        for row in range(rows):
+            for i in range(fan_in):
+                below[row, i] *= ONE - given[row, i] * given[row, i]
+        slope = below
+
+
+@numba.njit(cache=True)
+def _categorical(logits, action, log_prob, entropy):
+    """log π(a) and the entropy of softmax(logits); `logits` become log-probabilities."""
+    for row in range(logits.shape[0]):
+        top = logits[row].max()
+        total = np.float32(0)
+        for i in range(logits.shape[1]):
+            total += np.exp(logits[row, i] - top)
+        offset, mean = top + np.log(total), np.float32(0)
+        for i in range(logits.shape[1]):
+            logits[row, i] -= offset
+            mean += np.exp(logits[row, i]) * logits[row, i]
+        log_prob[row], entropy[row] = logits[row, action[row]], -mean
+
+
+@numba.njit(cache=True)
+def _categorical_back(log_p, action, entropy, by_log_prob, by_entropy):
+    """∂/∂logit_i: by log π(a) it is [i = a] - p_i, by the entropy -p_i (log p_i + H). In place of `log_p`."""
+    for row in range(log_p.shape[0]):
+        for i in range(log_p.shape[1]):
+            p = np.exp(log_p[row, i])
+            log_p[row, i] = -p * (by_log_prob[row] + by_entropy[row] * (log_p[row, i] + entropy[row]))
+        log_p[row, action[row]] += by_log_prob[row]
+
+
+@numba.njit(cache=True)
+def _gaussian(mean, log_std, action, log_prob, entropy):
+    """log N(a; mean, σ) and the entropy; `mean` becomes (a - mean) / σ."""
+    spread = np.float32(0)
+    for i in range(mean.shape[1]):
+        spread += log_std[i] + HALF * LOG_2_PI
+    for row in range(mean.shape[0]):
+        squares = np.float32(0)
+        for i in range(mean.shape[1]):
+            mean[row, i] = (action[row, i] - mean[row, i]) * np.exp(-log_std[i])
+            squares += mean[row, i] * mean[row, i]
+        log_prob[row], entropy[row] = -HALF * squares - spread, spread + HALF * np.float32(mean.shape[1])
+
+
+@numba.njit(cache=True)
+def _gaussian_back(scaled, log_std, by_log_prob, by_entropy, by_log_std):
+    """By log N: ∂/∂mean = z / σ and ∂/∂log σ = z² - 1; by the entropy ∂/∂log σ = 1. In place of `scaled`, z."""
+    for row in range(scaled.shape[0]):
+        for i in range(scaled.shape[1]):
+            z = scaled[row, i]
+            by_log_std[i] += by_log_prob[row] * (z * z - ONE) + by_entropy[row]
+            scaled[row, i] = by_log_prob[row] * z * np.exp(-log_std[i])

@@ -8,7 +8,7 @@ from torch import nn
 from operant.core.errors import InputError
 from operant.networks.actor_critic import actor_critic
 from operant.networks.heads import Categorical
-from operant.networks.image import ImageActorCritic, NatureCNN
+from operant.networks.image import ImageActorCritic, NatureCNN, compute_in_bfloat16
 
 SHAPE = (2, 36, 40)
 
@@ -47,12 +47,16 @@ def test_many_images_go_through_in_chunks_where_no_gradient_is_kept(monkeypatch)
 
 
 def test_bfloat16_is_nearly_the_same_and_its_gradients_are_float32():
-    network, image = NatureCNN(SHAPE, bfloat16=True), images(5)
-    found, due = network(image), network.network(image / 255)
+    policy, image = ImageActorCritic(SHAPE, Categorical(3)), images(5)
+    network, due = policy.torso, policy.torso(image)
+    compute_in_bfloat16(policy)
+    found = network(image)
     assert found.dtype == torch.float32
     assert 0 < (found - due).norm() / due.norm() < 0.02
     found.sum().backward()
     assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
+    with pytest.raises(InputError, match="images"):
+        compute_in_bfloat16(nn.Linear(2, 2))
 
 
 def test_evaluate_says_what_act_recorded():

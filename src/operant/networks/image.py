@@ -19,14 +19,14 @@ CHUNK = 256
 class NatureCNN(nn.Module):
     """Images [..., C, H, W] of bytes, scaled to [0, 1], to 512 features: three convolutions and one layer, with ReLU.
 
-    Mnih et al. 2015, "Human-level control through deep reinforcement learning". With `bfloat16` it computes in that
-    format, on weights that stay float32: for processors that have such instructions. Raises `InputError` for images of
-    fewer than 36 pixels a side, of which the convolutions leave nothing.
+    Mnih et al. 2015, "Human-level control through deep reinforcement learning". Raises `InputError` for images of fewer
+    than 36 pixels a side, of which the convolutions leave nothing.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], initialisation: Initialisation = "orthogonal", bfloat16: bool = False
-    ) -> None:
+    in_bfloat16 = False
+    """Whether it computes in that format; weights and features are float32 all the same."""
+
+    def __init__(self, shape: tuple[int, ...], initialisation: Initialisation = "orthogonal") -> None:
         super().__init__()
         if len(shape) != 3 or min(shape[1:]) < SMALLEST:
             raise InputError(
@@ -39,7 +39,7 @@ class NatureCNN(nn.Module):
             layers += [nn.Conv2d(channels, out, size, stride), nn.ReLU()]
             channels = out
         layers += [nn.Flatten()]
-        self.size, self.in_bfloat16 = 512, bfloat16
+        self.size = 512
         width = nn.Sequential(*layers)(torch.zeros(1, *shape)).shape[1]
         self.network = nn.Sequential(*layers, nn.Linear(width, self.size), nn.ReLU())
         for layer in self.network:
@@ -58,15 +58,27 @@ class NatureCNN(nn.Module):
             return self.network(scaled).float()
 
 
+def compute_in_bfloat16(policy: nn.Module) -> None:
+    """Let the Nature CNN in `policy` compute in bfloat16: quicker on processors that have such instructions.
+
+    Raises `InputError` if there is none.
+    """
+    found = [module for module in policy.modules() if isinstance(module, NatureCNN)]
+    if not found:
+        raise InputError("bfloat16 is for networks that see images, and this one sees none: leave it out")
+    for module in found:
+        module.in_bfloat16 = True
+
+
 class ImageActorCritic(nn.Module):
     """π(a|s) and v(s) on one Nature CNN (Huang et al. 2022, Atari details). A `Policy` without memory."""
 
     memory = False
 
-    def __init__(self, shape: tuple[int, ...], actions: Head, bfloat16: bool = False) -> None:
+    def __init__(self, shape: tuple[int, ...], actions: Head) -> None:
         super().__init__()
         self.head = actions
-        self.torso = NatureCNN(shape, bfloat16=bfloat16)
+        self.torso = NatureCNN(shape)
         self.actor = nn.Linear(self.torso.size, self.head.size)
         self.critic = nn.Linear(self.torso.size, 1)
         initialise(self.actor, "orthogonal", 0.01)

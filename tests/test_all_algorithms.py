@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, reinforce, trpo
 from operant.algorithms.preference import dpo, grpo, pretrain, reward_model, rlhf, rloo, sft
-from operant.algorithms.temporal_difference import dqn
+from operant.algorithms.temporal_difference import dpg, dqn
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
 from operant.envs.runner import Runner
 from operant.experiment import checkpoint
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import ActorCritic
+from operant.networks.linear import LinearActorCritic
 from operant.text.language_model import LanguageModel, frozen, reward_model_from, small_model, value_head
 from operant.text.sampling import Samples
 from operant.text.tokenizer import Comparison, Example, Judgement
@@ -275,6 +276,23 @@ def dqn_start(config: dqn.Config, seed: int) -> dqn.State:
     return dqn.init(q_network(*spaces, (8,), config.duelling), world, config)
 
 
+def dpg_start(config: dpg.Config, seed: int) -> dpg.State:
+    world = Runner(gymnasium.make_vec("Pendulum-v1", 2, "sync"), seed=seed)
+    spaces = world.env.single_observation_space, world.env.single_action_space
+    return dpg.init(LinearActorCritic(*spaces, config.tilings, config.across), world, config)
+
+
+DPG_CHANGED = {
+    "steps": 48,
+    "report_every": 4,
+    "gamma": 0.7,
+    "actor_step": 0.5,
+    "advantage_step": 0.4,
+    "value_step": 0.1,
+    "exploration": 0.3,
+    "tilings": 4,
+    "across": 5,
+}
 DQN_CHANGED = OFF_POLICY_CHANGED | {
     "learning_rate": 0.003,
     "max_gradient_norm": 0.01,
@@ -330,6 +348,7 @@ TABLE = {
         RLOO_CHANGED | {"advantage_epsilon": 0.5},
         CRITIC,
     ),
+    "dpg": Algorithm(dpg, dpg.Config(steps=40, report_every=8, actor_step=0.1), dpg_start, DPG_CHANGED),
     "dqn": Algorithm(
         dqn, dqn.Config(**OFF_POLICY, learning_rate=0.01, target_every=8, epsilon_steps=24), dqn_start, DQN_CHANGED
     ),

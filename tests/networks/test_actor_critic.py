@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -45,6 +46,7 @@ def test_starts_undecided(policy):
 
 
 def test_actor_and_critic_share_no_weights(policy):
+    policy = copy.deepcopy(policy)  # its gradients are no parts of one vector
     evaluation = policy.evaluate(torch.randn(2, 3, 4), torch.randint(3, (2, 3)))
     for output, own, other in (("value", policy.critic, policy.actor), ("log_prob", policy.actor, policy.critic)):
         policy.zero_grad()

@@ -32,10 +32,16 @@ def flatten(module: nn.Module) -> Flat:
 
 
 def vector(module: nn.Module) -> Flat | None:
-    """The vector that `flatten` made of this module; None where there is none, or its parameters have left it."""
+    """The vector that `flatten` made of this module; None where there is none, or its parts have left it."""
     flat = _VECTORS.get(module)
-    first = next((p for p in module.parameters() if p.requires_grad), None)
-    return flat if flat is not None and first is not None and flat.data_ptr() == first.data_ptr() else None
+    if flat is None or flat.grad is None:
+        return None
+    first = next(p for p in module.parameters() if p.requires_grad)
+    whole = first.grad is not None and (first.data_ptr(), first.grad.data_ptr()) == (
+        flat.data_ptr(),
+        flat.grad.data_ptr(),
+    )
+    return flat if whole else None
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -28,7 +28,6 @@ VECTORISED = {"contract", "nsz", "arcp"}
 class Shape(NamedTuple):
     """Where the networks are in the vector, and how wide their layers are."""
 
-    parameters: tuple[nn.Parameter, ...]
     categorical: bool
     log_std: int
     """Place of the Gaussian's log σ."""
@@ -54,26 +53,21 @@ def shape_of(module: nn.Module, head: Head, actor: nn.Sequential, critic: nn.Seq
 
     log_std = places[id(head.log_std)] if isinstance(head, Gaussian) else 0
     first = (places[id(next(network.parameters()))] for network in (actor, critic))
-    known = isinstance(head, Categorical)
-    return Shape(tuple(module.parameters()), known, log_std, *first, sizes(actor), sizes(critic))
+    return Shape(isinstance(head, Categorical), log_std, *first, sizes(actor), sizes(critic))
 
 
 def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], action: Shaped[Tensor, "..."]) -> Evaluation:
-    """log π(a|s), the policy's entropy and v(s), differentiable in the parameters whose vector is `flat`."""
+    """log π(a|s), the policy's entropy and v(s). Gradients go to `flat`, and so to the parameters it consists of."""
     lead = observation.shape[:-1]
     rows = observation.reshape(-1, observation.shape[-1])
     choices = action.reshape(len(rows), *action.shape[len(lead) :])
-    found = _Evaluate.apply(flat, shape, rows, choices, *shape.parameters)
+    found = _Evaluate.apply(flat, shape, rows, choices)
     return Evaluation(*(x.view(lead) for x in found))  # pyright: ignore[reportOptionalIterable]
 
 
 class _Evaluate(torch.autograd.Function):
-    """The parameters are given too, so that gradients find each of them."""
-
     @staticmethod
-    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, flat: Flat, shape: Shape, observation: Tensor, action: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, flat: Tensor, shape: Shape, observation: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         weights, x, a = flat.detach().numpy(), observation.contiguous().numpy(), action.contiguous().numpy()
         hidden = [np.empty(len(x) * sizes[1:-1].sum(), np.float32) for sizes in (shape.actor_sizes, shape.critic_sizes)]
         output = _forward(x, weights, shape.actor, shape.actor_sizes, hidden[0])
@@ -101,8 +95,7 @@ class _Evaluate(torch.autograd.Function):
             _gaussian_back(slope, weights[own], by_log_prob, by_entropy, gradient[own])
         _back(slope, x, weights, shape.actor, shape.actor_sizes, hidden[0], gradient)
         _back(by_value.reshape(-1, 1), x, weights, shape.critic, shape.critic_sizes, hidden[1], gradient)
-        parts = torch.from_numpy(gradient).split([p.numel() for p in shape.parameters])
-        return None, None, None, None, *(x.view(p.shape) for x, p in zip(parts, shape.parameters, strict=True))
+        return torch.from_numpy(gradient), None, None, None
 
 
 @numba.njit(cache=True, fastmath=VECTORISED)

@@ -162,9 +162,10 @@ def update(
     bounds = [-(-len(rows) * i // number) for i in range(number + 1)]
     steps: list[Tensor] = []
     for _ in range(config.epochs):
-        shuffled = rows[torch.randperm(len(rows))]
+        shuffled = rows[torch.randperm(len(rows))] if number > 1 else rows
         for begin, end in pairwise(bounds):
-            steps.append(_minibatch_step(state, shuffled[begin:end], config, auxiliary_loss))
+            minibatch = shuffled[begin:end] if number > 1 else rows
+            steps.append(_minibatch_step(state, minibatch, config, auxiliary_loss))
             if state.step == 0 and len(steps) == 1:
                 _check_first_ratio(steps[0][SHOWN.index("policy/ratio")].item())
     metrics = dict(zip(SHOWN, torch.stack(steps).mean(0).tolist(), strict=True))

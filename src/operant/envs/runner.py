@@ -264,9 +264,10 @@ class Runner:
         return self._masked(seen, mask)
 
     def _scaled(self, seen: NDArray[Any]) -> NDArray[Any]:
+        # Row by row, as a checkpoint gives it back: the last bit of a matrix product depends on the order in memory.
         if self.observations is not None:
-            return self.observations(seen)
-        return np.array(seen, dtype=np.uint8 if seen.dtype == np.uint8 else np.float32)
+            return np.ascontiguousarray(self.observations(seen))
+        return np.array(seen, dtype=np.uint8 if seen.dtype == np.uint8 else np.float32, order="C")
 
     def _masked(self, seen: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
         if self.allowed is None:

@@ -12,14 +12,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from operant.envs.sync import LightVector
 
 ATTRIBUTES = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
 PHYSICS = "gymnasium.envs.mujoco."
-TRANSFORMS = "gymnasium.wrappers.transform_"
+TRANSFORMS = ("gymnasium.wrappers.transform_", "gymnasium.wrappers.vector.vectorize_")
 VECTOR = ("_env_obs", "_rewards", "_terminations", "_truncations", "_autoreset_envs")
 """What a `SyncVectorEnv` remembers of its environments."""
 DERIVED = ("xpos", "xipos", "xquat", "xmat", "site_xpos", "geom_xpos", "subtree_com")
@@ -109,7 +109,7 @@ def _set_physics(env: Any, physics: dict[str, Any]) -> None:
 
 
 def _wrappers(env: Any) -> Iterator[Any]:
-    while isinstance(env, gymnasium.Wrapper):
+    while isinstance(env, gymnasium.Wrapper | VectorWrapper):
         yield env
         env = env.env
 

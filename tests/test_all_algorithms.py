@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, reinforce, trpo
 from operant.algorithms.preference import dpo, grpo, pretrain, reward_model, rlhf, rloo, sft
-from operant.algorithms.temporal_difference import dpg, dqn
+from operant.algorithms.temporal_difference import ddpg, dpg, dqn, sac, td3
 from operant.core.errors import InputError
 from operant.core.record import Policy, Trajectory
 from operant.envs.runner import Runner
 from operant.experiment import checkpoint
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import ActorCritic
+from operant.networks.continuous import deterministic_actor_critic, soft_actor_critic
 from operant.networks.linear import LinearActorCritic
 from operant.text.language_model import LanguageModel, frozen, reward_model_from, small_model, value_head
 from operant.text.sampling import Samples
@@ -311,6 +312,24 @@ DQN_CHANGED = OFF_POLICY_CHANGED | {
     "priority_epsilon": With(1.0, {"prioritised": True}),
 }
 
+
+def pendulum(algorithm: Any, config: Any, seed: int) -> Any:
+    world = Runner(gymnasium.make_vec("Pendulum-v1", 2, "sync"), seed=seed)
+    spaces = world.env.single_observation_space, world.env.single_action_space
+    critics = 2 if algorithm is td3 else 1
+    policy = (
+        soft_actor_critic(*spaces, (8,)) if algorithm is sac else deterministic_actor_critic(*spaces, (8,), critics)
+    )
+    return algorithm.init(policy, world, config)
+
+
+CONTINUOUS = OFF_POLICY | {"actor_learning_rate": 0.01, "critic_learning_rate": 0.01, "tau": 0.3}
+CONTINUOUS_CHANGED = OFF_POLICY_CHANGED | {"actor_learning_rate": 0.003, "critic_learning_rate": 0.003, "tau": 0.5}
+OU = {"noise_kind": "ornstein_uhlenbeck"}
+DDPG_CHANGED = CONTINUOUS_CHANGED | {"noise": 0.5, "noise_kind": "ornstein_uhlenbeck", "noise_theta": With(0.9, OU)}
+TD3_CHANGED = CONTINUOUS_CHANGED | {"noise": 0.5, "target_noise": 0.5, "target_noise_clip": 0.01, "policy_every": 1}
+SAC_CHANGED = CONTINUOUS_CHANGED | {"alpha": 0.1, "alpha_start": 0.1, "target_entropy": 1.0}
+
 TABLE = {
     "ppo, steps": Algorithm(
         ppo, ppo.Config(**PPO | {"minibatch": 12}), ppo_walk, PPO_CHANGED | {"minibatch": 8, "micro_batch": 5}
@@ -352,6 +371,9 @@ TABLE = {
     "dqn": Algorithm(
         dqn, dqn.Config(**OFF_POLICY, learning_rate=0.01, target_every=8, epsilon_steps=24), dqn_start, DQN_CHANGED
     ),
+    "ddpg": Algorithm(ddpg, ddpg.Config(**CONTINUOUS), functools.partial(pendulum, ddpg), DDPG_CHANGED),
+    "td3": Algorithm(td3, td3.Config(**CONTINUOUS), functools.partial(pendulum, td3), TD3_CHANGED),
+    "sac": Algorithm(sac, sac.Config(**CONTINUOUS), functools.partial(pendulum, sac), SAC_CHANGED),
     "dpo": Algorithm(
         dpo,
         dpo.Config(**SUPERVISED, floor=0.1),

@@ -183,3 +183,16 @@ class SquashedGaussian(nn.Module):
     def mode(self, output: Float[Tensor, "*B P"]) -> Float[Tensor, "*B A"]:
         """The action of the Gaussian's mean, for evaluation."""
         return self.center + self.scale * output.chunk(2, -1)[0].tanh()
+
+    def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
+        """The same choice in NumPy, with the noise of so many steps drawn at once."""
+        low, high = self.log_std_range
+        center, scale, actions = self.center.numpy(), self.scale.numpy(), self.size // 2
+        noise = torch.zeros if greedy else torch.randn
+        epsilon = noise(steps, rows, actions).numpy()
+
+        def draw(output: NDArray[Any], step: int) -> NDArray[Any]:
+            std = np.exp(low + 0.5 * (high - low) * (1 + np.tanh(output[:, actions:])))
+            return center + scale * np.tanh(output[:, :actions] + std * epsilon[step])
+
+        return draw

@@ -1,5 +1,6 @@
 """REINFORCE: its mean gradient is that of the expected return, exactly, and it learns where broken twins do not."""
 
+import copy
 import dataclasses
 import itertools
 from typing import Any
@@ -45,6 +46,11 @@ def tree() -> Trajectory:
     )
 
 
+def small() -> Any:
+    """A policy whose parameters are tensors of their own."""
+    return copy.deepcopy(ActorCritic(7, 2, (5,)))
+
+
 def chances(policy: Any, t: Trajectory) -> Tensor:
     """The probability of each sequence."""
     return policy.evaluate(t.observation, t.action).log_prob.sum(-1).exp()
@@ -74,21 +80,21 @@ def exact_gradient(policy: Any, t: Trajectory) -> list[Tensor]:
 )
 def test_the_mean_gradient_is_that_of_the_expected_return(config):
     """Williams 1992, theorem 1, with the sum over all episodes in place of a sample."""
-    policy: Any = ActorCritic(7, 2, (5,))
+    policy = small()
     policy.actor[-1].weight.data.mul_(100)
     t = tree()
     torch.testing.assert_close(expected_gradient(policy, t, config), exact_gradient(policy, t))
 
 
 def test_without_the_discount_of_states_it_is_another_gradient():
-    policy: Any = ActorCritic(7, 2, (5,))
+    policy = small()
     t = tree()
     practice = expected_gradient(policy, t, dataclasses.replace(PLAIN, discount_states=False))
     assert (practice[-1] - exact_gradient(policy, t)[-1]).abs().max() > 0.01
 
 
 def test_a_baseline_makes_the_gradient_less_noisy(unchecked_types):
-    policy: Any = ActorCritic(7, 2, (5,))
+    policy = small()
     t = dataclasses.replace(tree(), reward=tree().reward + 5)
     optimizer = torch.optim.Adam(policy.critic.parameters(), lr=0.05)
     for _ in range(200):
@@ -106,7 +112,7 @@ def test_a_baseline_makes_the_gradient_less_noisy(unchecked_types):
 
 
 def test_standardised_returns_do_not_depend_on_the_scale_of_rewards():
-    policy: Any = ActorCritic(7, 2, (5,))
+    policy = small()
     t = tree()
     config = dataclasses.replace(PLAIN, standardize_returns=True)
     scaled = dataclasses.replace(t, reward=1000 * t.reward)
@@ -114,7 +120,7 @@ def test_standardised_returns_do_not_depend_on_the_scale_of_rewards():
 
 
 def test_padding_is_not_learned_from():
-    policy: Any = ActorCritic(7, 2, (5,))
+    policy = small()
     t = tree()
     rest = t.map(lambda x: torch.full_like(x, 77) if x.is_floating_point() else x)
     rest = dataclasses.replace(rest, mask=torch.zeros_like(t.mask), terminated=torch.zeros_like(t.mask))

@@ -46,7 +46,7 @@ bench: .venv/installed
 bench-tabular: .venv/installed
 	$(BIN)/python benchmarks/tabular.py
 
-# Control beside Stable-Baselines3, an hour, and what every preset learns, three seeds each, a day; goes on where it stopped.
+# Control beside Stable-Baselines3, half an hour, and what every preset learns, three seeds each, a day; goes on where it stopped.
 bench-control: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[box2d]'
 	$(BIN)/python benchmarks/control.py

@@ -1,6 +1,6 @@
 """Steps a second, and time until CartPole is solved, of Operant over Stable-Baselines3 2.9.2, in turns on one thread.
 
-    .venv/bin/python benchmarks/control.py                                     # all figures; about an hour
+    .venv/bin/python benchmarks/control.py                                     # all figures; half an hour on a quiet machine
     .venv/bin/python benchmarks/control.py --figures ppo_cartpole --repeats 5
     .venv/bin/python benchmarks/control.py --figures time_to_475 --seeds 5
 
@@ -26,7 +26,9 @@ What differs, since each library is used as it comes:
 - DQN's target network is copied every 10 steps in the zoo, and updated from once in 256. Stable-Baselines3 makes all
   those copies, Operant the last of them: the same targets come out.
 - RMSProp's ε is inside the root in Operant, as in TensorFlow, and outside in PyTorch's, which Stable-Baselines3 takes.
-- The value loss is ½ of the squared error in Operant and all of it in Stable-Baselines3: its weight is doubled here.
+- The value loss is ½ of the squared error in Operant and all of it in Stable-Baselines3: its weight is doubled here
+  for PPO and A2C. TD3's critics have an Adam of their own, which does not see such a factor.
+- SAC's log σ is squashed into (-5, 2) in Operant and clipped to [-20, 2] in Stable-Baselines3.
 
 Time to 475
 -----------
@@ -134,7 +136,11 @@ def solve(args: argparse.Namespace) -> Row:
             say(f"time_to_475: seed {seed}, {side}")
             row = run(side, names[side], "--threshold", str(THRESHOLD), "--seed", str(seed), *steps)
             found[side].append(row["reached"])
-    rules = {rule: {side: reached(rows, rule) for side, rows in found.items()} for rule in ("evaluation", "training")}
+    rules: Row = {}
+    for rule in ("evaluation", "training"):
+        rules[rule] = {side: reached(rows, rule) for side, rows in found.items()}
+        ours, theirs = (rules[rule][side]["seconds"] for side in ("operant", "sb3"))
+        rules[rule]["times_sooner"] = round(theirs / ours, 2) if ours and theirs else None
     return {"unit": "seconds to a mean return of 475", "seeds": args.seeds, **rules, "runs": found}
 
 
@@ -151,7 +157,7 @@ def reached(rows: list[Row], rule: str) -> Row:
 
 
 def spread(x: list[float]) -> Row:
-    return {"median": statistics.median(x), "range": [min(x), max(x)]}
+    return {"median": round(statistics.median(x), 1), "range": [round(min(x), 1), round(max(x), 1)]}
 
 
 if __name__ == "__main__":

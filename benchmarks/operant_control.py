@@ -10,6 +10,7 @@ The library as it is called from Python: a `Runner`, a network for its spaces, `
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -20,7 +21,7 @@ from side import Clock, Task, Threshold, parse_arguments, report, task
 
 from operant import __version__
 from operant.algorithms.policy_gradient import a2c, ppo
-from operant.algorithms.temporal_difference import dqn
+from operant.algorithms.temporal_difference import dqn, sac, td3
 from operant.cli.algorithms import find
 from operant.cli.train import config_of, make_world, options_of, preset_of
 from operant.envs.atari import Atari
@@ -29,9 +30,11 @@ from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
 from operant.envs.runner import Runner
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import actor_critic
+from operant.networks.continuous import deterministic_actor_critic, soft_actor_critic
 
 ALGORITHMS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "a2c": (a2c, actor_critic), "dqn": (dqn, q_network), "ppo": (ppo, actor_critic),
+    "sac": (sac, soft_actor_critic), "td3": (td3, partial(deterministic_actor_critic, critics=2)),
 }  # fmt: skip
 """Each with what makes its network of (observation space, action space, hidden)."""
 NAMES = {
@@ -44,8 +47,10 @@ REPLAY_NAMES = {
     "batch_size": "batch", "buffer_size": "capacity", "learning_starts": "learning_starts", "gamma": "gamma",
     "train_freq": "train_every", "gradient_steps": "gradient_steps", "learning_rate": "learning_rate",
     "target_update_interval": "target_every", "exploration_initial_eps": "epsilon_start",
-    "exploration_final_eps": "epsilon_end", "max_grad_norm": "max_gradient_norm",
+    "exploration_final_eps": "epsilon_end", "max_grad_norm": "max_gradient_norm", "tau": "tau",
+    "policy_delay": "policy_every", "target_policy_noise": "target_noise", "target_noise_clip": "target_noise_clip",
 }  # fmt: skip
+"""The same for algorithms on replay."""
 
 
 class Learner(NamedTuple):
@@ -59,12 +64,15 @@ class Learner(NamedTuple):
 def settings(asked: Task, steps: int) -> dict[str, Any]:
     """The task's settings in Operant's names, which are also those of `operant train`."""
     theirs = dict(asked.settings)
-    if "n_steps" not in theirs:
-        if "exploration_fraction" in theirs:
-            theirs["epsilon_steps"] = round(theirs.pop("exploration_fraction") * steps)
-        return {REPLAY_NAMES.get(name, name): value for name, value in theirs.items()}
-    theirs["vf_coef"] *= 2  # our value loss is half the squared error, theirs all of it
-    return {NAMES[name]: value for name, value in theirs.items()} | {"schedule": asked.schedule}
+    if "n_steps" in theirs:
+        theirs["vf_coef"] *= 2  # our value loss is half the squared error, theirs all of it
+        return {NAMES[name]: value for name, value in theirs.items()} | {"schedule": asked.schedule}
+    own: dict[str, Any] = {"noise": asked.noise} if asked.noise else {}
+    if asked.algorithm == "dqn":
+        own["epsilon_steps"] = round(theirs.pop("exploration_fraction") * steps)
+    else:
+        own["actor_learning_rate"] = own["critic_learning_rate"] = theirs.pop("learning_rate")
+    return {REPLAY_NAMES[name]: value for name, value in theirs.items()} | own
 
 
 def runner(asked: Task, seed: int) -> Runner:
@@ -80,8 +88,9 @@ def runner(asked: Task, seed: int) -> Runner:
     return Runner(env, seed=seed, observations=observations, rewards=rewards)
 
 
-def build(asked: Task, seed: int, steps: int) -> Learner:
+def build(asked: Task, seed: int, steps: int | None = None) -> Learner:
     torch.manual_seed(seed)
+    steps = steps or asked.steps
     algorithm, network = ALGORITHMS[asked.algorithm]
     values, world = settings(asked, steps), runner(asked, seed)
     length = {"iterations": -(-steps // (asked.envs * values["rollout"]))} if "rollout" in values else {"steps": steps}
@@ -90,14 +99,14 @@ def build(asked: Task, seed: int, steps: int) -> Learner:
     return Learner(algorithm, algorithm.init(policy, world, config), config)
 
 
-def preset(asked: Task, seed: int, steps: int) -> Learner:
-    """What `operant train` makes of the same command."""
+def preset(asked: Task, seed: int, steps: int | None = None) -> Learner:
+    """What `operant train` makes of the same command; it is as long as the preset says, or `steps`."""
     torch.manual_seed(seed)
     options = preset_of(options_of(asked.algorithm), asked.algorithm, asked.environment)
-    options = dataclasses.replace(options, seed=seed, steps=steps)
+    options = dataclasses.replace(options, seed=seed, steps=steps or options.steps)
     world, config = make_world(options, options.envs, seed * options.envs), config_of(options)
     found = find(asked.algorithm)
-    return Learner(found.load(), found.load().init(found.network(world.env, options), world, config), config)
+    return Learner(found.load(), found.load().init(found.network(world, options), world, config), config)
 
 
 def greedy(learner: Learner) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -119,7 +128,7 @@ def main() -> None:
     throwaway = make_learner(asked, args.seed, asked.warmup)
     for _ in throwaway.algorithm.train(throwaway.state, throwaway.config):
         pass
-    learner = make_learner(asked, args.seed, args.steps or asked.steps)
+    learner = make_learner(asked, args.seed, args.steps)
     threshold = Threshold(args.threshold, asked.environment, clock) if args.threshold else None
     act, world, episodes = greedy(learner), learner.state.world, []
     clock.start()

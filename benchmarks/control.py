@@ -1,6 +1,6 @@
 """Steps a second, and time until CartPole is solved, of Operant over Stable-Baselines3 2.9.2, in turns on one thread.
 
-    .venv/bin/python benchmarks/control.py                                     # all figures; half an hour on a quiet machine
+    .venv/bin/python benchmarks/control.py                           # all figures; half an hour on a quiet machine
     .venv/bin/python benchmarks/control.py --figures ppo_cartpole --repeats 5
     .venv/bin/python benchmarks/control.py --figures time_to_475 --seeds 5
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import operant
+from operant.cli import evaluate
 from operant.cli.algorithms import ALGORITHMS
 from operant.cli.main import COMMANDS
 from operant.cli.options import parse
@@ -190,7 +191,8 @@ def flags_of(options: type, prefix: str = "") -> set[str]:
 @cache
 def flags(command: str) -> set[str]:
     found = flags_of(importlib.import_module(f"operant.cli.{command}").Options) | COMMON_FLAGS
-    return found.union(*map(flags_of, map(options_of, ALGORITHMS))) if command == "train" else found
+    more = {"train": map(options_of, ALGORITHMS), "evaluate": [evaluate.Policy]}.get(command, [])
+    return found.union(*map(flags_of, more))
 
 
 def examples(text: str) -> list[list[str]]:

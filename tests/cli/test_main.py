@@ -111,7 +111,7 @@ def test_help_explains_every_option(operant, monkeypatch, command):
     assert f"usage: operant {command}" in said
     assert " ".join(options_of(command).__doc__.split()) in " ".join(said.split())
     assert "--config FILE.toml" in said
-    assert ("--resume" in said) == (command not in ("generate", "evaluate", "report", "solve", "mdp"))
+    assert ("--resume" in said) == (command not in ("generate", "evaluate", "report", "solve", "mdp", "watch"))
     boxes = said.partition(" options ")[2]
     pieces = re.split(r"(?m)^[│ ]{2}(--[a-z][\w.-]*)", re.sub(r" *│?$", "", boxes, flags=re.M))
     explained = dict(zip(pieces[1::2], pieces[2::2], strict=True))

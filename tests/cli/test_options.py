@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")  # what is still to be g
 NEEDED = {"rlhf": ["--model", "m", "--prompts", "p", "--reward", "r"], "sft": ["--model", "m", "--data", "d"]}
 NEEDED |= {"rloo": NEEDED["rlhf"], "grpo": NEEDED["rlhf"], "dpo": NEEDED["sft"], "reward": NEEDED["sft"]}
 NEEDED |= {"align": [], "pretrain": ["--data", "d"], "generate": ["--model", "m"], "evaluate": ["--data", "d"]}
-NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": [], "learn": [], "train": []}
+NEEDED |= {"report": ["somewhere"], "solve": [], "mdp": [], "bandit": [], "learn": [], "train": [], "watch": []}
 
 
 def options_of(command: str) -> Any:

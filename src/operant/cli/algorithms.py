@@ -11,20 +11,70 @@ from operant.cli.options import read_toml
 from operant.core.errors import InputError
 
 
-def actor_critic(env: Any, options: Any) -> Any:
+def actor_critic(world: Any, options: Any) -> Any:
     """π(a|s) and v(s)."""
     from operant.networks import actor_critic
 
+    if options.memory != "none":
+        return recurrent(world, options)
     shape = (tuple(options.hidden), activation(options), options.initialisation)
-    return actor_critic.actor_critic(env.single_observation_space, env.single_action_space, *shape)
+    return formatted(actor_critic.actor_critic(world.observation_space, world.actions, *shape), options)
 
 
-def q_network(env: Any, options: Any) -> Any:
+def recurrent(world: Any, options: Any) -> Any:
+    """π(a|s) and v(s) of all that was seen in an episode."""
+    from operant.networks.recurrent import recurrent_actor_critic
+
+    if (options.activation, options.initialisation) != ("tanh", "orthogonal"):
+        raise InputError(
+            f"a network with memory has tanh and orthogonal weights, not {options.activation} and "
+            f"{options.initialisation}: leave out --activation and --initialisation"
+        )
+    return recurrent_actor_critic(world.observation_space, world.actions, options.memory, options.hidden[-1])
+
+
+def q_network(world: Any, options: Any) -> Any:
     """Q(s, a) of every action."""
     from operant.networks import action_values
 
     shape = (tuple(options.hidden), options.duelling, activation(options))
-    return action_values.q_network(env.single_observation_space, env.single_action_space, *shape)
+    return formatted(action_values.q_network(world.observation_space, world.actions, *shape), options)
+
+
+def deterministic(critics: int) -> Callable[[Any, Any], Any]:
+    """μ(s) and Q(s, a), once or twice."""
+
+    def network(world: Any, options: Any) -> Any:
+        from operant.networks.continuous import deterministic_actor_critic
+
+        shape = (tuple(options.hidden), critics, activation(options))
+        return deterministic_actor_critic(world.observation_space, world.actions, *shape)
+
+    return network
+
+
+def soft(world: Any, options: Any) -> Any:
+    """π(a|s) and two Q(s, a)."""
+    from operant.networks.continuous import soft_actor_critic
+
+    shape = (tuple(options.hidden), activation(options))
+    return soft_actor_critic(world.observation_space, world.actions, *shape)
+
+
+def linear(world: Any, options: Any) -> Any:
+    """μ(s) and v(s), linear in tiles."""
+    from operant.networks.linear import LinearActorCritic
+
+    return LinearActorCritic(world.observation_space, world.actions, options.tilings, options.across)
+
+
+def formatted(policy: Any, options: Any) -> Any:
+    """The policy, which computes in the format that is asked for."""
+    from operant.networks.image import compute_in_bfloat16
+
+    if options.bfloat16:
+        compute_in_bfloat16(policy)
+    return policy
 
 
 def activation(options: Any) -> Any:
@@ -44,26 +94,39 @@ class Algorithm:
     actions: tuple[str, ...]
     """The spaces of Gymnasium it chooses from: names of classes."""
     network: Callable[[Any, Any], Any]
-    """(vector environment, options) -> the policy, not yet trained. Imports its network when it is called."""
+    """(runner, options) -> the policy, not yet trained. Imports its network when it is called."""
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Options that have another default here than in `train.Options`."""
+    memory: bool = False
+    """Whether it learns policies that remember."""
 
     def load(self) -> Any:
         return importlib.import_module(f"operant.algorithms.{self.module}")
 
 
+Q = {"hidden": (256, 256), "activation": "relu", "envs": 4}
+ONE = Q | {"envs": 1}
 ANY, CHOICES, BOX = ("Discrete", "MultiDiscrete", "Box"), ("Discrete",), ("Box",)
 
 # One entry for each algorithm, and recipes/train/NAME.toml with a table of settings for each environment it is known
 # to learn. The fields of its Config become options of their own names. `iterations` is worked out from --steps where
 # there is a `rollout`; a Config that has `steps` is given --steps itself.
 ALGORITHMS = {
-    "ppo": Algorithm("policy_gradient.ppo", "clipped or KL-penalised policy gradient, some epochs", ANY, actor_critic),
+    "ppo": Algorithm(
+        "policy_gradient.ppo", "clipped or KL-penalised policy gradient, some epochs", ANY, actor_critic, memory=True
+    ),
     "a2c": Algorithm("policy_gradient.a2c", "one step on every short rollout", ANY, actor_critic),
     "trpo": Algorithm("policy_gradient.trpo", "the natural step, as far as a line search lets it", ANY, actor_critic),
     "natural_actor_critic": Algorithm(
         "policy_gradient.natural_actor_critic", "policy gradient in units of KL, without a check", ANY, actor_critic
     ),
+    "dqn": Algorithm("temporal_difference.dqn", "Q-learning with replay and a target network", CHOICES, q_network, Q),
+    "ddpg": Algorithm(
+        "temporal_difference.ddpg", "an actor that finds the best action of a critic", BOX, deterministic(1), ONE
+    ),
+    "td3": Algorithm("temporal_difference.td3", "DDPG with two critics and a slower actor", BOX, deterministic(2), ONE),
+    "sac": Algorithm("temporal_difference.sac", "rewards and entropy, from replay", BOX, soft, ONE),
+    "dpg": Algorithm("temporal_difference.dpg", "deterministic policy gradient, linear in tiles", BOX, linear),
 }
 
 
@@ -87,6 +150,13 @@ def require_fit(name: str, environment: str, space: Any) -> None:
             f"{name} learns to choose from {' or '.join(ALGORITHMS[name].actions)} actions, and those of {environment} "
             f"are {space}: {', '.join(fit) + ' fit' if fit else 'no algorithm here fits'}"
         )
+
+
+def require_memory(name: str, memory: str) -> None:
+    """Raise `InputError` for a memory that the algorithm cannot train."""
+    if memory != "none" and not find(name).memory:
+        fit = " and ".join(other for other, algorithm in ALGORITHMS.items() if algorithm.memory)
+        raise InputError(f"{name} learns without memory, not with --memory {memory}: {fit} can have one")
 
 
 def preset_file(name: str) -> Path:

@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from operant.algorithms.preference.pretrain import Config as Pretraining
 from operant.algorithms.preference.reward_model import Config as RewardModelling
 from operant.algorithms.preference.rlhf import Config as RLHF
 from operant.algorithms.preference.sft import Config as SFT
-from operant.cli import common, evaluation
+from operant.cli import common, evaluation, processes
 from operant.cli.options import as_dict, build, read_toml
 from operant.cli.pretrain import Shape, check_shape
 from operant.core.errors import Diverged, InputError
@@ -306,7 +305,7 @@ def side_by_side(options: Options, names: list[str]) -> None:
                 if process.poll() is not None:
                     del running[name]
                     log = options.out / f"{name}.log"
-                    last = (log.read_text(errors="replace").strip().splitlines() or ["it said nothing"])[-1]
+                    last = processes.last_words(log)
                     if process.returncode != 0:
                         raise InputError(f"stage {name} failed: {last} (all of it: {log}); --resume goes on from there")
                     print(f"{name}: {last}", flush=True)
@@ -323,10 +322,8 @@ def side_by_side(options: Options, names: list[str]) -> None:
 
 def start_process(options: Options, name: str) -> "subprocess.Popen[bytes]":
     """One stage as a process that ends when this one does, however this one ends."""
-    command = [sys.executable, "-m", "operant.cli.align", str(options.out), name]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // options.workers, 1))}
-    with (options.out / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+    threads = max((os.cpu_count() or 1) // options.workers, 1)
+    return processes.start("operant.cli.align", [str(options.out), name], options.out / f"{name}.log", threads)
 
 
 def progress(options: Options, name: str) -> str:
@@ -337,12 +334,7 @@ def progress(options: Options, name: str) -> str:
 
 def as_process(out: str, name: str) -> None:
     """What `start_process` starts: one stage of the pipeline in `out`."""
-
-    def end_with_parent() -> None:
-        os.read(0, 1)  # returns when the parent is gone; unbuffered, or the lock of stdin would outlive this process
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    processes.end_with_parent()
     try:
         stage(read_run(Path(out)), name)
     except (InputError, Diverged) as error:

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from operant.cli.folder import last_metrics as last_metrics
+from operant.cli.folder import make_room as make_room
 from operant.cli.folder import pending as pending
 from operant.cli.folder import start as start
 from operant.core.errors import InputError
@@ -172,12 +173,6 @@ def save_model(run: Run, model: Any, tokenizer: Any, name: str = "model") -> Non
             sync(run.folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def make_room(file: Path) -> None:
-    """The folder that `file` is to be written to."""
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def fitting(items: Sequence[Any], longest: int, what: str, lengths: Sequence[int], extra: int = 0) -> list[Any]:

@@ -1,11 +1,11 @@
-"""`operant evaluate`: how good a reward model is, or how often one model's answers beat another's."""
+"""`operant evaluate`: how good a trained policy or a reward model is, or how often a model's answers beat another's."""
 
 import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Positional
 
 from operant.cli import common
 from operant.cli.reward import accuracy, size
@@ -21,6 +21,8 @@ from operant.text.tokenizer import encode_prompt, stop_ids, tokenize
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Accuracy of a reward model on judgements, or the win rate of one model over another under a judge.
+
+    The return of a policy that operant train trained: operant evaluate RUN; operant evaluate RUN --help explains that.
 
     operant evaluate --reward runs/reward --data judgements.jsonl
     operant evaluate --model runs/rlhf --against runs/sft --judge runs/reward --data prompts.jsonl
@@ -49,18 +51,53 @@ class Options:
     reading: OmitArgPrefixes[common.Reading] = dataclasses.field(default_factory=common.Reading)
 
 
-def run(options: Options, resume: bool) -> None:
-    common.begin(common.Machine(options.seed))
-    if options.reward and not (options.model or options.against or options.judge):
-        found = test_reward_model(options, options.reward)
-    elif options.model and options.against and options.judge and not options.reward:
-        found = compare(options, options.model, options.against, options.judge)
-    else:
-        raise InputError("give --reward to test a reward model, or --model, --against and --judge for a win rate")
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Mean return and length of a policy's episodes, in environments and with seeds of their own.
+
+    operant evaluate runs/ppo-cartpole-v1 --episodes 100
+    """
+
+    run: Positional[Path]
+    """The run folder of operant train."""
+    episodes: int = 100
+    """Episodes to play."""
+    stochastic: bool = False
+    """Draw actions from the policy instead of taking its best one."""
+    seed: int = 0
+    """Seed of the environments, and of the actions if they are drawn."""
+    out: Path | None = None
+    """A JSON file to write the figures to."""
+
+
+def options(arguments: list[str]) -> tuple[type, None]:
+    """Those of a policy where a run folder comes first, else those of language models."""
+    return (Policy if arguments and not arguments[0].startswith("-") else Options), None
+
+
+def run(options: Options | Policy, resume: bool) -> None:
+    found = test_policy(options) if isinstance(options, Policy) else test_model(options)
     if options.out is not None:
         common.make_room(options.out)
         atomic_write(options.out, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
+
+
+def test_policy(options: Policy) -> dict[str, Any]:
+    from operant.cli.trained import figures, load
+
+    trained = load(options.run)
+    greedy = not options.stochastic
+    return figures(trained.policy, trained.observations, trained.options, options.episodes, greedy, options.seed)
+
+
+def test_model(options: Options) -> dict[str, Any]:
+    common.begin(common.Machine(options.seed))
+    if options.reward and not (options.model or options.against or options.judge):
+        return test_reward_model(options, options.reward)
+    if options.model and options.against and options.judge and not options.reward:
+        return compare(options, options.model, options.against, options.judge)
+    raise InputError("give --reward to test a reward model, or --model, --against and --judge for a win rate")
 
 
 def test_reward_model(options: Options, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from operant.cli.options import as_dict
 from operant.core.errors import InputError
+from operant.experiment.files import writing
 from operant.experiment.run import Run, open_run
 
 
@@ -32,3 +33,9 @@ def last_metrics(run: Run) -> dict[str, float]:
     """The last line of metrics.jsonl."""
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return json.loads(lines[-1]) if lines else {}
+
+
+def make_room(file: Path) -> None:
+    """The folder that `file` is to be written to."""
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,12 +16,13 @@ COMMANDS = {
     "grpo": "the same with group-relative advantages",
     "dpo": "improve a model directly on comparisons",
     "generate": "sample responses; with a reward model, the best of n",
-    "evaluate": "accuracy of a reward model, or the win rate of one model over another",
+    "evaluate": "return of a trained policy, accuracy of a reward model, or win rate of one model over another",
     "bandit": "compare bandit algorithms: greedy, UCB, Thompson sampling and others, many runs at once",
     "solve": "the best policy of a known model, with a proven bound on its values",
     "learn": "learn to act from samples: Q-learning, SARSA and their kin, with tables or features",
     "mdp": "look at a known model, or write it in another form",
     "train": "learn to act in an environment with a neural network: PPO and its kin, with presets",
+    "watch": "see an episode of a trained policy, as a video or in the terminal",
     "report": "one HTML page for one run or several side by side",
 }
 PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}

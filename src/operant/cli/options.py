@@ -97,7 +97,7 @@ def parse(options: type[T], command: str, arguments: list[str], preset: T | None
 def _description(options: Any) -> str:
     """What the command is for, and the two flags that are no fields."""
     words = f"{inspect.getdoc(options)}\n\n--config FILE.toml gives settings; flags stand above it."
-    if typing.get_type_hints(options)["out"] is Path:
+    if typing.get_type_hints(options).get("out") is Path:
         words += " --resume goes on with the run in --out, with its own settings."
     return words
 

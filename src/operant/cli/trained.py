@@ -4,25 +4,34 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from operant.cli.algorithms import find
 from operant.cli.options import build, read_toml
+from operant.cli.train import make_environments, make_world, options_of
 from operant.core.errors import InputError
 from operant.core.statistics import bootstrap_mean
 
+EVALUATION_ENVIRONMENTS = 16
+EVALUATION_SEEDS = 2**31
+"""Environments of evaluations are seeded from here on, those of training below."""
+
+
+def stage(options: Any, observations: Any, envs: int, seed: int, render_mode: str | None = None) -> Any:
+    """A runner to evaluate in: environments of their own, seen on the scale that training ended with."""
+    from operant.envs.runner import Runner
+
+    env = make_environments(options, envs, training=False, render_mode=render_mode)
+    frozen = None if observations is None else observations.frozen()
+    return Runner(env, envs, EVALUATION_SEEDS + seed * envs, options.clip_actions, frozen)
+
 
 def figures(policy: Any, observations: Any, options: Any, episodes: int, greedy: bool, seed: int) -> dict[str, Any]:
-    """Mean return and length of episodes in environments of their own, with bootstrap intervals."""
+    """Mean return and length of episodes, with bootstrap intervals."""
     import torch
 
-    from operant.cli.train import EVALUATION_ENVIRONMENTS, EVALUATION_SEEDS, make_world
     from operant.envs.evaluation import evaluate
 
     torch.manual_seed(seed)
-    plain = dataclasses.replace(options, normalize_observations=False, normalize_rewards=False)
-    envs = min(episodes, EVALUATION_ENVIRONMENTS)
-    runner = make_world(plain, envs, EVALUATION_SEEDS + seed * envs, training=False)
-    if observations is not None:
-        runner.observations = observations.frozen()
-        runner._begin(runner.seed)
+    runner = stage(options, observations, min(episodes, EVALUATION_ENVIRONMENTS), seed)
     found = evaluate(policy, runner, episodes, greedy)
     runner.env.close()
     if not len(found.returns):
@@ -72,21 +81,23 @@ class Trained:
 
 def load(run: Path) -> Trained:
     """The policy in the newest good checkpoint of a run. Raises `InputError` where there is none."""
-    from operant.cli.algorithms import find
-    from operant.cli.train import make_world, options_of
     from operant.experiment import checkpoint, structure
     from operant.experiment.run import Run
 
+    if not (run / "config.toml").is_file():
+        raise InputError(f"there is no run in {run}: give the folder of a run of operant train")
     values = read_toml(run / "config.toml")
     ran = values.pop("run", {}).get("algorithm")
     if ran != "train":
         raise InputError(f"{run} is a run of operant {ran}, not of operant train: it holds no policy to play")
     options = build(options_of(str(values.get("algorithm"))), {**values, "out": str(run)}, str(run / "config.toml"))
+    if options.seeds > 1:
+        raise InputError(f"{run} holds the runs of {options.seeds} seeds: name one, such as {run}/seed_{options.seed}")
     found = Run(run, "train", values).checkpoints()
     if not found:
         raise InputError(f"{run} has no checkpoint yet: wait for the first, or train with a smaller --checkpoint-every")
     world = make_world(options, 1, 0)
-    policy = find(options.algorithm).network(world.env, options)
+    policy = find(options.algorithm).network(world, options)
     world.env.close()
     saved = checkpoint.read(found[-1])
     node = saved.document["state"]["values"]

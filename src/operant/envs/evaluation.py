@@ -3,7 +3,6 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from operant.envs.runner import Runner
@@ -30,8 +29,7 @@ def evaluate(policy: Any, runner: Runner, episodes: int, greedy: bool = True, lo
     steps = longest * int(left.max())
     while left.any() and steps:
         mask = ~runner.resetting
-        action = policy.choose(torch.as_tensor(runner.observation), greedy)
-        reward, terminated, truncated, _ = runner._step(np.asarray(action))
+        reward, terminated, truncated, _ = runner._step(runner.choose(policy, greedy))
         total, length, steps = total + np.where(mask, reward, 0.0), length + mask, steps - 1
         for i in ((terminated | truncated) & mask).nonzero()[0]:
             if left[i]:

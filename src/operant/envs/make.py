@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import functools
 import importlib.util
 import os
 import re
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv, sync_vector_env
 from gymnasium.wrappers import FlattenObservation
 
 from operant.core.errors import InputError
+from operant.envs import sync
 from operant.envs.atari import games, is_atari
+from operant.envs.sync import LightVector
 
 EXTRAS = {
     "gymnasium.envs.mujoco": "mujoco",
@@ -27,31 +31,50 @@ EXTRAS = {
     "ale_py": "atari",
 }
 """Which extra of Operant brings what the environments of a module need; classic ones need it to be drawn."""
+LOOPS = (sync.__file__, sync_vector_env.__file__)
+"""Where environments are stepped in turns."""
 NATIVE = 4
 """From so many environments on, a vector implementation of their own is faster than one environment after another."""
 
 
-def make(name: str, envs: int, settings: Mapping[str, Any] | None = None, training: bool = True) -> VectorEnv:
+def make(
+    name: str,
+    envs: int,
+    settings: Mapping[str, Any] | None = None,
+    training: bool = True,
+    render_mode: str | None = None,
+) -> VectorEnv:
     """`envs` environments that step together, by Gymnasium's name or as module:Name-v0 where `module` registers it.
 
-    A vector implementation is used where one is registered. Observations that are numbers of states, tuples or tables
-    become one row of numbers. Atari games are played as `operant.envs.atari` says; only in `training` does a life end
-    an episode there, and are rewards cut to their sign. Raises `InputError` for a name that is not known, for settings
-    that the environment does not take, where a package is missing, and whenever an environment raises in `reset` or
-    `step`.
+    A vector implementation is used where one is registered. Observations that are tables become one row of numbers.
+    Atari games are played as `operant.envs.atari` says; only in `training` does a life end an episode there, and are
+    rewards cut to their sign. Raises `InputError` for a name that is not known, for settings that the environment does
+    not take, where a package is missing, and whenever an environment raises in `reset` or `step`.
     """
     spec = find(name)
     if is_atari(name):
         return games(name, envs, settings or {}, training)
-    if spec.vector_entry_point is not None and envs >= NATIVE:
+    if spec.vector_entry_point is not None and envs >= NATIVE and render_mode is None:
         return _made(name, lambda: gymnasium.make_vec(name, envs, "vector_entry_point", **(settings or {})))
-    return Vector([lambda: _flat(make_one(name, settings)) for _ in range(envs)])
+    made = [_flat(make_one(name, settings, render_mode)) for _ in range(envs)]
+    makers = [functools.partial(_itself, env) for env in made]
+    tells = "action_mask" in _first_info(made[0]) or not isinstance(made[0].observation_space, spaces.Box)
+    return Vector(makers) if tells or render_mode is not None else Light(makers)
 
 
 def make_one(name: str, settings: Mapping[str, Any] | None = None, render_mode: str | None = None) -> gymnasium.Env:
     """A single environment. Raises `InputError` as `make` does."""
     find(name)
-    return _made(name, lambda: gymnasium.make(name, render_mode=render_mode, **(settings or {})))
+    modes = {} if render_mode is None else {"render_mode": render_mode}
+    return _made(name, lambda: gymnasium.make(name, **modes, **(settings or {})))
+
+
+def require_pygame(name: str) -> None:
+    """Raise `InputError` where an environment is drawn by a package that is not installed."""
+    entry = str(find(name).entry_point)
+    extra = next((extra for module, extra in EXTRAS.items() if entry.startswith(module)), None)
+    if extra in ("classic", "box2d") and importlib.util.find_spec("pygame") is None:
+        raise _missing(name, extra)
 
 
 def find(name: str) -> Any:
@@ -61,7 +84,7 @@ def find(name: str) -> Any:
     if not is_atari(name) and name.startswith("ALE/") and importlib.util.find_spec("ale_py") is None:
         raise _missing(name, "atari")
     try:
-        return gymnasium.spec(name)
+        return gymnasium.spec(name.rpartition(":")[2])
     except gymnasium.error.Error:
         pass
     wanted = name.rpartition(":")[2].lower()
@@ -81,41 +104,60 @@ def literal(value: str) -> Any:
         return value
 
 
-class Vector(SyncVectorEnv):
-    """Environments one after another. One that raises is named, with the step of the run."""
+class Named:
+    """A vector environment that says which of its environments raised, and in which step."""
 
     taken = 0
 
     def reset(self, **options: Any) -> Any:
         try:
-            return super().reset(**options)
+            return super().reset(**options)  # pyright: ignore[reportAttributeAccessIssue]
         except Exception as error:
             raise _failed(error, "when it was reset") from error
 
     def step(self, actions: Any) -> Any:
         self.taken += 1
         try:
-            return super().step(actions)
+            return super().step(actions)  # pyright: ignore[reportAttributeAccessIssue]
         except Exception as error:
             raise _failed(error, f"in step {self.taken}") from error
 
 
+class Light(Named, LightVector):
+    """Environments one after another, quickly: those that show a Box and tell nothing else."""
+
+
+class Vector(Named, SyncVectorEnv):
+    """Environments one after another: those that can be drawn, or that tell more than a Box."""
+
+
 def _failed(error: Exception, when: str) -> InputError:
-    frames = list(traceback.walk_tb(error.__traceback__))
-    loop = next((frame for frame, _ in frames if frame.f_code.co_filename == sync_vector_env.__file__), None)
-    index = "" if loop is None else f" {loop.f_locals.get('i', 0)}"
+    """What an environment raised, with its number: that of the turn in the loop over them."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    turns = [frame.f_locals["i"] for frame in frames if frame.f_code.co_filename in LOOPS and "i" in frame.f_locals]
     place = traceback.extract_tb(error.__traceback__)[-1]
     return InputError(
-        f"environment{index} raised {type(error).__name__}: {error} {when} ({place.filename}:{place.lineno}); mend the "
-        "environment, or the settings it was given"
+        f"environment {turns[0] if turns else 0} raised {type(error).__name__}: {error} {when} "
+        f"({place.filename}:{place.lineno}); mend the environment, or the settings it was given"
     )
+
+
+def _first_info(env: gymnasium.Env) -> dict[str, Any]:
+    try:
+        return env.reset()[1]
+    except Exception as error:
+        raise _failed(error, "when it was reset") from error
+
+
+def _itself(env: gymnasium.Env) -> gymnasium.Env:
+    return env
 
 
 def _made(name: str, build: Any) -> Any:
     try:
         return build()
     except gymnasium.error.DependencyNotInstalled as error:
-        entry = str(gymnasium.spec(name).entry_point)
+        entry = str(find(name).entry_point)
         extra = next((extra for module, extra in EXTRAS.items() if entry.startswith(module)), None)
         if extra is None:
             raise InputError(f"{name} needs a package that is not installed: {str(error).splitlines()[0]}") from error
@@ -145,6 +187,7 @@ def _import(name: str) -> None:
 
 
 def _flat(env: gymnasium.Env) -> gymnasium.Env:
+    """Tables of numbers become rows; images stay."""
     seen = env.observation_space
-    plain = isinstance(seen, spaces.Box) and (len(seen.shape) == 1 or len(seen.shape) == 3)
-    return env if plain or isinstance(seen, spaces.Dict) else FlattenObservation(env)
+    table = isinstance(seen, spaces.Box) and (len(seen.shape) == 2 or (len(seen.shape) > 2 and seen.dtype != np.uint8))
+    return FlattenObservation(env) if table else env

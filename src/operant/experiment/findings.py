@@ -53,6 +53,12 @@ class Findings:
     folder: Path
 
     @property
+    def seeds(self) -> "list[Findings]":
+        """The runs within that differ in their seed alone, in its order."""
+        found = [stage for stage in self.stages if stage.name.startswith("seed_")]
+        return sorted(found, key=lambda stage: int(stage.name.removeprefix("seed_")))
+
+    @property
     def results(self) -> dict[str, dict[str, Any]]:
         """The final figures of every stage that was evaluated, in the order of the stages."""
         found = {name: value for name, value in within(self.summary, "stages").items() if isinstance(value, dict)}
@@ -105,10 +111,13 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _curves(lines: list[dict[str, Any]]) -> dict[str, Curve]:
-    """Every metric over its steps. A step written again, as after a resume, counts once, with its last value."""
+    """Every metric over its steps, those of the environments where they are counted.
+
+    A step written again, as after a resume, counts once, with its last value.
+    """
     found: dict[str, dict[float, float]] = {}
     for i, line in enumerate(lines):
-        step = estimate(line.get("step", i))
+        step = estimate(line.get("rollout/steps", line.get("step", i)))
         for name, value in estimates(line).items():
             if name != "step" and step:
                 found.setdefault(name, {})[step.mean] = value.mean

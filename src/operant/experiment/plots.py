@@ -30,6 +30,8 @@ METRICS = {
     "objective/kl": ("Distance from the reference", "KL in nats for each answer; 0 is still the reference"),
     "rollout/episode_return": ("Return", "sum of rewards in an episode; higher is better"),
     "rollout/episode_length": ("Episode length", "steps until an episode is over or cut off"),
+    "time/steps_per_second": ("Speed", "steps a second of all environments together"),
+    "value/explained_variance": ("Explained variance", "1: the critic foresees returns; 0: no better than their mean"),
     "rollout/episodes": ("Episodes", "all that are over, so far"),
     "bandit/reward": ("Reward", "mean over runs of what a step pays"),
     "rewards/accuracies": ("Pairs ordered as the label says", "0.5 is chance, 1 is all"),

@@ -90,11 +90,17 @@ def _of_runs(metrics: Mapping[str, Curve], colour: int) -> Band:
     return Band(curve.x, curve.y, low.y, high.y, colour)
 
 
-def chart(bands: Sequence[Band], label: str, reference: Callable[[np.ndarray], np.ndarray] | None = None) -> str:
-    """Curves in their bands, over the steps; `reference` is a dashed function of the step."""
+def chart(
+    bands: Sequence[Band],
+    label: str,
+    reference: Callable[[np.ndarray], np.ndarray] | None = None,
+    x_label: str = "step",
+    single: Sequence[Curve] = (),
+) -> str:
+    """Curves in their bands, over the steps; `reference` is a dashed function of the step, `single` are pale lines."""
     width, height, left, right, top, bottom = 420, 240, 46, 14, 10, 36
     x = np.concatenate([band.x for band in bands])
-    y = np.concatenate([part for band in bands for part in (band.low, band.high)])
+    y = np.concatenate([*(part for band in bands for part in (band.low, band.high)), *(curve.y for curve in single)])
     line = np.linspace(1.0, x.max(), 100)
     ends = [y, reference(line)] if reference else [y]
     low, high = min(0.0, *(end.min() for end in ends)), max(end.max() for end in ends)
@@ -113,7 +119,8 @@ def chart(bands: Sequence[Band], label: str, reference: Callable[[np.ndarray], n
         plots._text(across(tick), height - bottom + 16, plots._tick(tick), "middle", "dim")
         for tick in plots._ticks(0, x.max(), 4)
     ]
-    body.append(plots._text((left + width - right) / 2, height - 4, "step", "middle", "dim"))
+    body.append(plots._text((left + width - right) / 2, height - 4, x_label, "middle", "dim"))
+    body += [plots._path(across(curve.x), up(curve.y), "raw s0") for curve in single]
     for band in bands:
         edge = [*zip(across(band.x), up(band.low), strict=True)]
         edge += reversed([*zip(across(band.x), up(band.high), strict=True)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from operant.core.errors import InputError
 from operant.core.statistics import Estimate
-from operant.experiment import drawings, plots, regret
+from operant.experiment import drawings, plots, regret, returns
 from operant.experiment.findings import STAGES, Findings, estimates, place, read_run, within
 from operant.experiment.plots import KINDS, METRICS, Curve, duration, estimate, number
 
@@ -22,7 +22,7 @@ SHARES = {*KINDS, *JUDGEMENTS, "within_style", "noise_free"}
 AMOUNTS = {"reward_per_step", "regret", "true_reward"}
 """Figures that are no shares, even where all of them lie from 0 to 1."""
 
-NO_CURVES = {"time/seconds", *drawings.DRAWN, *regret.DRAWN}
+NO_CURVES = {"time/seconds", returns.STEPS, *drawings.DRAWN, *regret.DRAWN}
 """Metrics that have no panel among the learning curves: the clock, and what a section of its own draws."""
 
 KIND_COLOURS = {f"k-{kind}": words for kind, words in KINDS.items()}
@@ -105,13 +105,14 @@ def _page(runs: Sequence[Findings]) -> str:
     sections = [
         ("side-by-side", "Side by side", _side_by_side(runs)),
         ("summary", "Summary", _each(runs, _headline)),
+        ("return", "Return", returns.section(runs)),
         ("solution", "Solution", _each(runs, drawings.section)),
         ("regret", "Regret", _each(runs, regret.section)),
         ("outcome", "Outcome", _each(runs, _outcome)),
         ("exposure", "By exposure", _each(runs, _exposures)),
         ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),
         ("reward-model", "Reward model", _each(runs, _reward_model)),
-        ("curves", "Learning curves", _learning_curves(runs)),
+        ("curves", "Learning curves", _learning_curves([part for run in runs for part in run.seeds or [run]])),
         ("samples", "Samples", _each(runs, _samples)),
         ("figures", "All figures", _each(runs, _tables)),
         ("settings", "Settings and time", _each(runs, _settings)),
@@ -152,6 +153,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _headline(run: Findings) -> str:
+    if returns.is_trained(run):
+        return ""
     seconds = _seconds(run)
     trained = {stage.name: stage.metrics for stage in run.stages or [run]}
     rows = []
@@ -416,7 +419,7 @@ def _tables(run: Findings) -> str:
         levels = within(result, "by_exposure")
         rows = {_exposure(level): levels[level] for level in sorted(levels, key=_level)}
         parts.append(_results(f"{_title(name)} by exposure", rows, folded=True))
-    for stage in [run, *run.stages]:
+    for stage in [run] if run.seeds else [run, *run.stages]:
         if (flat := _flat(stage.summary)) and not stage.results:
             table = _table(["figure", "value"], [[escape(key), _shown(key, value)] for key, value in flat.items()])
             parts.append(f"<details><summary>{escape(_title(stage.name))}: summary.json</summary>{table}</details>")
@@ -446,7 +449,7 @@ def _settings(run: Findings) -> str:
     html = (
         plots.figure("How long each stage took", "By the clock on the wall.", _table(["", ""], rows)) if seconds else ""
     )
-    for stage in [run, *run.stages]:
+    for stage in [run] if run.seeds else [run, *run.stages]:
         if stage.config:
             words = f"{escape(_title(stage.name))}: config.toml"
             html += f"<details><summary>{words}</summary><pre>{escape(stage.config)}</pre></details>"

@@ -12,6 +12,7 @@ from torch import Tensor
 from operant.core.errors import InputError
 from operant.core.record import Evaluation
 from operant.core.returns import discounted_sum, gae
+from operant.envs.normalise import RewardNormalizer
 from operant.envs.runner import Runner
 from operant.networks.actor_critic import ActorCritic, actor_critic
 
@@ -57,7 +58,8 @@ class Scripted:
 
 def runner(*lengths: tuple[int, bool], **settings: Any) -> Runner:
     makers = [lambda i=i, n=n, cut=cut: Count(i, n, cut) for i, (n, cut) in enumerate(lengths)]
-    return Runner(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP, **settings))
+    own = {name: settings.pop(name) for name in ("observations", "rewards") if name in settings}
+    return Runner(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP, **settings), **own)
 
 
 TERMINATES, TRUNCATES = (3, False), (4, True)
@@ -352,3 +354,29 @@ class TestBadWorlds:
             Runner(SyncVectorEnv([lambda: words]))
         with pytest.raises(InputError, match="Discrete, MultiDiscrete and Box actions"):
             pushed(gymnasium.spaces.MultiBinary(3))
+
+
+class TestEpisodes:
+    def test_are_one_of_each_environment_from_its_start_to_its_end(self):
+        r = runner(TERMINATES, TRUNCATES, (70, False))
+        r.rollout(Scripted(), 2)
+        t = r.episodes(Scripted())
+        assert t.mask.sum(1).tolist() == [3, 4, 70]
+        assert t.observation[:, 0, 1].tolist() == [0, 0, 0]
+        assert t.done[t.mask].sum() == 3
+
+    def test_count_once_and_leave_what_was_finished_before(self):
+        """Those that end early play on, and what they do then counts nowhere: short episodes would count most."""
+        r = runner((2, False), (70, False))
+        r.rollout(Scripted(), 2)
+        r.episodes(Scripted())
+        assert r.pop_lengths() == [2, 2, 70]
+        assert len(r.pop_returns()) == 3
+
+    def test_a_new_beginning_forgets_the_running_return(self):
+        rewards = RewardNormalizer(1, 1.0)
+        r = runner((70, False), rewards=rewards)
+        r.rollout(Scripted(), 5)
+        assert rewards.running[0] > 0
+        r._begin(None)
+        assert rewards.running[0] == 0

@@ -89,6 +89,7 @@ class Runner:
         self.clip_actions, self.observations, self.rewards = clip_actions, observations, rewards
         self.memory: Tensor | None = None
         self.allowed = None
+        self.tally = Tally(self.env.num_envs)
         self._begin(seed)
         if self.allowed is not None and isinstance(self.actions, spaces.Discrete):
             self.observation_space = MaskedBox(self.observation_space, int(self.actions.n))
@@ -101,7 +102,10 @@ class Runner:
         self.begins = ~self.resetting
         self._check(self.numbers(observation), "observation")
         self.observation = self._see(observation, info)
-        self.tally = getattr(self.env, "tally", None) or Tally(self.env.num_envs)
+        self.tally = getattr(self.env, "tally", None) or self.tally
+        self.tally.restart()
+        if self.rewards is not None:
+            self.rewards.running[:] = 0.0
 
     def rollout(self, policy: Policy, size: int, greedy: bool = False) -> Trajectory:
         """`size` steps of every environment, as [B, size] decisions."""
@@ -154,7 +158,8 @@ class Runner:
     def episodes(self, policy: Policy, greedy: bool = False, limit: int = 100_000) -> Trajectory:
         """One whole episode of every environment, [B, T] for the longest; the rest of a shorter one has `mask` False.
 
-        Raises `InputError` if an episode does not end within `limit` steps.
+        Environments whose episode is over play on until the longest is; what they do then counts nowhere. Raises
+        `InputError` if an episode does not end within `limit` steps.
         """
         self._begin(None)
         pieces: list[Trajectory] = []
@@ -162,11 +167,14 @@ class Runner:
         while not over.all():
             if len(pieces) * EPISODE_PIECE >= limit:
                 raise InputError(f"an episode of {self.name} has not ended after {limit} steps: give it a time limit")
+            counted = len(self.tally.returns)
             piece = self.rollout(policy, EPISODE_PIECE, greedy)
             ended = piece.done.cumsum(1)
             before = over | ((ended - piece.done.long()) > 0)
             over = over | (ended[:, -1:] > 0)
             pieces.append(dataclasses.replace(piece, mask=piece.mask & ~before))
+            if self.tally is not getattr(self.env, "tally", None):
+                self.tally.keep(counted, (~before).T[piece.done.T].tolist())
         longest = int(torch.cat([piece.mask for piece in pieces], 1).any(0).sum())
         return _joined(pieces, longest)
 
@@ -346,8 +354,6 @@ class Runner:
         if state["environment"] is None:
             self._begin(self.seed + self.steps)  # another seed, or the run's first episodes would come again
             self.tally.returns, self.tally.lengths = list(state["tally"]["returns"]), list(state["tally"]["lengths"])
-            if self.rewards is not None:
-                self.rewards.running[:] = 0.0
             return
         set_environment_state(self.env, state["environment"])
         self.observation, self.memory = state["observation"].copy(), state["memory"]

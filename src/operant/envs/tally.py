@@ -25,6 +25,15 @@ class Tally:
             self.returns += returns.tolist()
             self.lengths += lengths.tolist()
 
+    def restart(self) -> None:
+        """All environments begin new episodes; those that are finished stay counted."""
+        self.running_return[:], self.running_length[:] = 0.0, 0
+
+    def keep(self, first: int, kept: list[bool]) -> None:
+        """Of the episodes from number `first` on, leave only those that are `kept`."""
+        self.returns[first:] = [x for x, keep in zip(self.returns[first:], kept, strict=True) if keep]
+        self.lengths[first:] = [x for x, keep in zip(self.lengths[first:], kept, strict=True) if keep]
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "running_return": self.running_return.copy(),

@@ -11,10 +11,12 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from operant.algorithms.policy_gradient import ppo
+from operant.algorithms.temporal_difference import dqn
 from operant.core.errors import InputError
 from operant.envs.normalise import ObservationNormalizer
 from operant.envs.observation import numbers
 from operant.envs.runner import Runner
+from operant.networks.action_values import q_network
 from operant.networks.actor_critic import actor_critic
 from operant.networks.masks import MaskedBox
 from operant.networks.recurrent import recurrent_actor_critic
@@ -176,6 +178,34 @@ def test_learning_goes_on_with_masks(mode):
         metrics = list(ppo.train(ppo.init(policy, world, config), config))
         assert all(np.isfinite(list(m.values())).all() for m in metrics)
         assert any(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
+
+
+@HOW
+@MODES
+@pytest.mark.parametrize("double", [False, True])
+def test_q_learning_explores_and_bootstraps_within_what_is_allowed(how, mode, double):
+    """The environment refuses what is locked; every other action is tried, and a forbidden value reaches no target."""
+    world = doors(how, mode)
+    config = dqn.Config(
+        steps=1200, report_every=1200, learning_starts=30, train_every=3, batch=16, epsilon_steps=1200, double=double
+    )
+    policy = q_network(world.observation_space, world.actions, (16,))
+    state = dqn.init(policy, world, config)
+    (metrics,) = dqn.train(state, config)
+    assert abs(metrics["value/action_value"]) < 10
+    drawn = state.replay.sample(2000)
+    allowed = drawn.observation[:, 2:]
+    assert (allowed.gather(-1, drawn.action.unsqueeze(-1)) == 1).all()
+    assert len(torch.unique(torch.stack([drawn.observation[:, 0], drawn.action.float()], 1), dim=0)) == 6 * 3
+    assert policy.choose(drawn.observation).unsqueeze(-1).eq((allowed == 0).nonzero()[:, 1:]).sum() == 0
+
+
+def test_random_actions_are_uniform_over_what_is_allowed():
+    policy = q_network(MaskedBox(spaces.Box(0, 1, (1,)), 4), spaces.Discrete(4))
+    observation = np.tile(np.array([0.3, 1, 0, 1, 1], np.float32), (3000, 1))
+    found = np.bincount(policy.explorer(1, 3000)(observation, 0), minlength=4)
+    assert found[1] == 0
+    assert (abs(found[[0, 2, 3]] - 1000) < 100).all()
 
 
 def test_a_mask_is_not_normalised():

@@ -1,5 +1,6 @@
 """The values of all actions of a Discrete space at once: Q(s, ·)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from operant.core.errors import InputError
 from operant.networks.image import NatureCNN
+from operant.networks.masks import Allowed, MaskedBox
 from operant.networks.mlp import mlp
 
 
@@ -27,13 +29,18 @@ class Duelling(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """Q(s, a) for every one of `actions` actions, in one pass of `network`. Exploration is the algorithm's business."""
+    """Q(s, a) for every one of `actions` actions, in one pass of `network`. Exploration is the algorithm's business.
+
+    If `masked`, observations end in a mask of the actions, and those that are not allowed have the least of values.
+    """
 
     memory = False
 
-    def __init__(self, network: nn.Sequential, actions: int) -> None:
+    def __init__(self, network: nn.Sequential, actions: int, masked: bool = False) -> None:
         super().__init__()
-        self.network, self.actions = network, actions
+        least = torch.finfo(torch.float32).min
+        self.network = nn.Sequential(Allowed(network, actions, least)) if masked else network
+        self.actions, self.masked = actions, masked
         self.duelling = isinstance(network[-1], Duelling)
 
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "... A"]:
@@ -43,6 +50,14 @@ class QNetwork(nn.Module):
     def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:
         """argmax_a Q(s, a), whatever `greedy` is."""
         return self.network(observation).argmax(-1)
+
+    def explorer(self, steps: int, rows: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
+        """(observation [B, ...], step) -> one of the allowed actions, each equally likely; all chance is drawn now."""
+        if not self.masked:
+            random = torch.randint(self.actions, (steps, rows)).numpy()
+            return lambda _, step: random[step]
+        above_0 = 1 - torch.rand(steps, rows, self.actions).numpy()
+        return lambda observation, step: (observation[:, -self.actions :] * above_0[step]).argmax(-1)
 
 
 def q_network(
@@ -72,5 +87,7 @@ def q_network(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "
             "flatten the observation with gymnasium.wrappers.FlattenObservation"
         )
-    layers = mlp((observation_space.shape[0], *hidden, outputs), 1.0, activation, "torch")
-    return QNetwork(nn.Sequential(*layers, *duel), actions)
+    masked = isinstance(observation_space, MaskedBox)
+    seen = observation_space.shape[0] - actions * masked
+    layers = mlp((seen, *hidden, outputs), 1.0, activation, "torch")
+    return QNetwork(nn.Sequential(*layers, *duel), actions, masked)

@@ -34,8 +34,8 @@ from operant.networks.action_values import QNetwork
 from operant.networks.in_numpy import in_numpy
 
 Metrics = dict[str, float]
-TOGETHER = 1024
-"""Transitions that go through the target network at once."""
+TOGETHER = 256
+"""Transitions that go through the target network at once: few enough for the caches of a core."""
 SHOWN = ("loss/value", "value/action_value", "policy/gradient_norm")
 
 
@@ -127,10 +127,11 @@ def epsilon_greedy(state: State, config: Config, size: int) -> Choose:
     envs, value = state.world.env.num_envs, in_numpy(state.policy.network)
     epsilon = [scheduled_epsilon(state.step + t * envs, config) for t in range(size)]
     explores = torch.rand(size, envs).numpy() < np.array(epsilon)[:, None]
-    random = torch.randint(state.policy.actions, (size, envs)).numpy()
+    explore = state.policy.explorer(size, envs)
 
     def choose(observation: NDArray[Any], t: int) -> NDArray[Any]:
-        return random[t] if explores[t].all() else np.where(explores[t], random[t], value(observation).argmax(-1))
+        random = explore(observation, t)
+        return random if explores[t].all() else np.where(explores[t], random, value(observation).argmax(-1))
 
     return choose
 
@@ -168,10 +169,11 @@ def update(state: State, config: Config) -> list[Tensor]:
             target_value = state.target(drawn.next_observation)
         for i in range(0, len(drawn), config.batch):
             part = slice(i, i + config.batch)
-            error, value, target = loss(state, drawn[part], target_value[part], config)
+            batch = drawn[part] if count > 1 else drawn
+            error, value, target = loss(state, batch, target_value[part], config)
             mean = (error if weight is None else weight * error).mean()
             rate, longest = config.learning_rate, config.max_gradient_norm
-            norm = descend(state.optimizer, [mean], rate, longest, state.step, drawn[part])
+            norm = descend(state.optimizer, [mean], rate, longest, state.step, batch)
             if isinstance(state.replay, PrioritisedReplay):
                 state.replay.update(rows, target - value)
             shown.append(torch.stack([mean.detach(), value.mean(), norm]))

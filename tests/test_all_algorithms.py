@@ -15,7 +15,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from operant.algorithms.policy_gradient import a2c, natural_actor_critic, ppo, reinforce, trpo
+from operant.algorithms.policy_gradient import (
+    a2c,
+    actor_critic,
+    natural_actor_critic,
+    ppo,
+    q_actor_critic,
+    reinforce,
+    trpo,
+)
 from operant.algorithms.preference import dpo, grpo, pretrain, reward_model, rlhf, rloo, sft
 from operant.algorithms.temporal_difference import ddpg, dpg, dqn, sac, td3
 from operant.core.errors import InputError
@@ -26,6 +34,7 @@ from operant.networks.action_values import q_network
 from operant.networks.actor_critic import ActorCritic
 from operant.networks.continuous import deterministic_actor_critic, soft_actor_critic
 from operant.networks.linear import LinearActorCritic
+from operant.networks.q_actor_critic import QActorCritic
 from operant.text.language_model import LanguageModel, frozen, reward_model_from, small_model, value_head
 from operant.text.sampling import Samples
 from operant.text.tokenizer import Comparison, Example, Judgement
@@ -128,6 +137,14 @@ def natural_walk(module: Any, config: Any, seed: int) -> Any:
     return module.init(ActorCritic(5, 2, (8,)), Walk(), config)
 
 
+def actor_critic_pole(config: actor_critic.Config, seed: int) -> actor_critic.State:
+    return actor_critic.init(ActorCritic(4, 2, (8,)), Runner("CartPole-v1", envs=1, seed=seed), config)
+
+
+def q_actor_critic_pole(config: q_actor_critic.Config, seed: int) -> q_actor_critic.State:
+    return q_actor_critic.init(QActorCritic(4, 2, (8,)), Runner("CartPole-v1", envs=2, seed=seed), config)
+
+
 def reinforce_pole(config: reinforce.Config, seed: int) -> reinforce.State:
     return reinforce.init(ActorCritic(4, 2, (8,)), Runner("CartPole-v1", envs=2, seed=seed), config)
 
@@ -183,6 +200,31 @@ PPO_CHANGED = {
     "standardize_advantages": False,
     "max_gradient_norm": 0.01,
     "adam_epsilon": 0.01,
+}
+ACTOR_CRITIC_CHANGED = {
+    "steps": 60,
+    "actor_learning_rate": 0.02,
+    "critic_learning_rate": 0.02,
+    "schedule": "cosine",
+    "gamma": 0.7,
+    "lambda_": 0.3,
+    "discount_states": True,
+    "entropy_coefficient": 0.2,
+    "actor_bound": 9.0,
+    "critic_bound": 0.0,
+    "report_every": 10,
+}
+Q_ACTOR_CRITIC_CHANGED = {
+    "iterations": 6,
+    "rollout": 5,
+    "actor_learning_rate": 0.02,
+    "critic_learning_rate": 0.02,
+    "schedule": "cosine",
+    "gamma": 0.7,
+    "advantage": False,
+    "entropy_coefficient": 0.2,
+    "adam_epsilon": 0.01,
+    "report_every": 1,
 }
 REINFORCE_CHANGED = {
     "steps": 60,
@@ -333,6 +375,15 @@ SAC_CHANGED = CONTINUOUS_CHANGED | {"alpha": 0.1, "alpha_start": 0.1, "target_en
 TABLE = {
     "ppo, steps": Algorithm(
         ppo, ppo.Config(**PPO | {"minibatch": 12}), ppo_walk, PPO_CHANGED | {"minibatch": 8, "micro_batch": 5}
+    ),
+    "actor_critic": Algorithm(
+        actor_critic, actor_critic.Config(steps=70, report_every=20), actor_critic_pole, ACTOR_CRITIC_CHANGED
+    ),
+    "q_actor_critic": Algorithm(
+        q_actor_critic,
+        q_actor_critic.Config(iterations=5, report_every=2),
+        q_actor_critic_pole,
+        Q_ACTOR_CRITIC_CHANGED,
     ),
     "reinforce": Algorithm(reinforce, reinforce.Config(steps=200), reinforce_pole, REINFORCE_CHANGED),
     "a2c": Algorithm(a2c, a2c.Config(iterations=5, rollout=6, report_every=2), a2c_walk, A2C_CHANGED),

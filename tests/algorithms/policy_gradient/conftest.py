@@ -40,3 +40,28 @@ def constant() -> Callable[..., Runner]:
         return Runner(SyncVectorEnv([lambda: Constant(truncates)] * envs, autoreset_mode=mode))
 
     return make
+
+
+class Corridor(gymnasium.Env):
+    """Seven places, one of them shown. From the middle to the right end is worth 1, to the left end nothing."""
+
+    observation_space = spaces.Box(0, 1, (7,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.place = 3
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.place += 2 * int(action) - 1
+        return self._seen(), float(self.place == 6), self.place in (0, 6), False, {}
+
+    def _seen(self) -> np.ndarray:
+        return np.eye(7, dtype=np.float32)[self.place]
+
+
+@pytest.fixture
+def corridor() -> Callable[[int], Runner]:
+    """A walk whose reward comes late. Random steps earn 1/2 on average, those to the right 1."""
+    return lambda envs: Runner(SyncVectorEnv([Corridor] * envs, autoreset_mode=AutoresetMode.NEXT_STEP))

@@ -24,7 +24,7 @@ from operant.core.errors import InputError
 from operant.experiment import checkpoint
 
 SOURCE = str(Path(package.__file__).parents[1])
-SMALL = ["--hidden", 8, "--rollout", 16, "--epochs", 1, "--evaluation-episodes", 4]
+SMALL = ["--hidden", 8, "--envs", 8, "--rollout", 16, "--epochs", 1, "--evaluation-episodes", 4]
 
 
 def run(*words: object) -> None:
@@ -153,16 +153,17 @@ def test_a_run_writes_what_every_run_does(tmp_path, capsys):
 
 def test_it_learns_and_one_that_does_not_is_told_apart(tmp_path):
     """A step size of next to nothing leaves the policy as it began. A random one stays up for about 22 steps."""
-    words = ["ppo", "CartPole-v1", "--steps", 10_000, "--epochs", 10, "--schedule", "constant"]
-    run(*words, "--learning-rate", 2e-3, "--evaluation-episodes", 10, "--out", tmp_path / "run")
-    run(*words, "--learning-rate", 1e-9, "--evaluation-episodes", 10, "--out", tmp_path / "broken")
+    words = ["ppo", "CartPole-v1", "--steps", 10_000, "--envs", 8, "--rollout", 32, "--epochs", 10, "--hidden", 64, 64]
+    words += ["--schedule", "constant", "--evaluation-episodes", 10]
+    run(*words, "--learning-rate", 2e-3, "--out", tmp_path / "run")
+    run(*words, "--learning-rate", 1e-9, "--out", tmp_path / "broken")
     good, broken = (summary(tmp_path / x)["return"]["mean"] for x in ("run", "broken"))
     assert broken < 100 < 250 < good
 
 
 def test_a_run_that_was_killed_and_resumed_is_the_uninterrupted_one(tmp_path):
     scale = ["--normalize-observations", True, "--normalize-rewards", True]
-    words = ["ppo", "Pendulum-v1", "--steps", 6400, "--envs", 8, *SMALL, *scale, "--checkpoint-every", 640]
+    words = ["ppo", "Pendulum-v1", "--steps", 6400, *SMALL, *scale, "--checkpoint-every", 640]
     run(*words, "--out", tmp_path / "whole")
     started = subprocess.Popen(
         [sys.executable, "-m", "operant.cli.main", "train", *map(str, words), "--out", str(tmp_path / "run")],

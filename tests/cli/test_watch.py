@@ -8,7 +8,20 @@ from PIL import Image, ImageSequence
 
 from operant.cli.main import main
 
-SMALL = ["--hidden", "8", "--rollout", "16", "--epochs", "1", "--steps", "256", "--evaluation-episodes", "2"]
+SMALL = [
+    "--hidden",
+    "8",
+    "--envs",
+    "8",
+    "--rollout",
+    "16",
+    "--epochs",
+    "1",
+    "--steps",
+    "256",
+    "--evaluation-episodes",
+    "2",
+]
 
 
 @pytest.fixture(scope="module")

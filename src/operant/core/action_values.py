@@ -4,6 +4,7 @@
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -35,9 +36,7 @@ def huber_loss(value: Float[Tensor, "*B"], target: Float[Tensor, "*B"], threshol
 
     Its gradient is δ clipped to ±κ, as Mnih et al. 2015 clip it. κ = ∞ is the squared error.
     """
-    error = value - target
-    inside = error.abs().clamp(max=threshold)
-    return inside * (error.abs() - 0.5 * inside)
+    return F.huber_loss(value, target, reduction="none", delta=threshold)
 
 
 def ornstein_uhlenbeck(noise: Float[Tensor, "*B"], theta: float, sigma: float) -> Float[Tensor, "*B"]:

@@ -157,7 +157,7 @@ def update(state: State, config: Config) -> list[Tensor]:
     """`gradient_steps` steps of critic and actor; what is `SHOWN` of each."""
     drawn, shown = state.replay.sample(config.gradient_steps * config.batch), []
     for i in range(0, len(drawn), config.batch):
-        batch = drawn[i : i + config.batch]
+        batch = drawn[i : i + config.batch] if config.gradient_steps > 1 else drawn
         critic, value = critic_loss(state, batch)
         descend(state.critic_optimizer, [critic], config.critic_learning_rate, math.inf, state.step, batch)
         state.policy.critics.requires_grad_(False)  # the actor's gradient goes through them and not to them

@@ -149,7 +149,7 @@ def update(state: State, config: Config, shown: dict[str, list[Tensor]]) -> None
     """`gradient_steps` steps of the critics, and every `policy_every` of them one of the actor."""
     drawn = state.replay.sample(config.gradient_steps * config.batch)
     for i in range(0, len(drawn), config.batch):
-        batch = drawn[i : i + config.batch]
+        batch = drawn[i : i + config.batch] if config.gradient_steps > 1 else drawn
         loss, value = critic_loss(state, batch, config)
         descend(state.critic_optimizer, [loss], config.critic_learning_rate, math.inf, state.step, batch)
         shown.setdefault("loss/value", []).append(loss.detach())

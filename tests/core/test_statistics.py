@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from operant.core.statistics import Estimate, bootstrap_mean, pair_accuracy, win_rate
+from operant.core.statistics import Estimate, bootstrap_mean, interquartile_mean, pair_accuracy, win_rate
 
 
 class TestBootstrapMean:
@@ -95,3 +95,15 @@ class TestPairAccuracy:
 
 def test_an_estimate_goes_to_json_by_name():
     assert Estimate(0.5, 0.4, 0.6).to_dict() == {"mean": 0.5, "low": 0.4, "high": 0.6}
+
+
+def test_the_interquartile_mean_is_that_of_the_middle_half():
+    assert interquartile_mean([1.0, 2.0, 3.0, 100.0]).mean == 2.5
+    assert interquartile_mean([5.0]) == (5.0, 5.0, 5.0)
+    # Of 5 values 1.25 are left out at either end: the second and the fourth count three quarters.
+    assert interquartile_mean([0.0, 4.0, 6.0, 8.0, 99.0]).mean == pytest.approx((0.75 * 4 + 6 + 0.75 * 8) / 2.5)
+    x = np.random.default_rng(0).normal(size=40)
+    found = interquartile_mean(x)
+    assert found.mean == pytest.approx(np.sort(x)[10:30].mean())
+    assert found.low < found.mean < found.high
+    assert interquartile_mean(3 * x + 1).mean == pytest.approx(3 * found.mean + 1)

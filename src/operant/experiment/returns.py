@@ -26,7 +26,7 @@ def section(runs: Sequence[Findings]) -> str:
     several = [(i, run) for i, run in enumerate(runs) if len(run.seeds) > 1 and run in trained]
     cards = _curves(several, len(runs) > 1) if several else ""
     rows = [row for run in trained for row in _rows(run, len(runs) > 1)]
-    if len(rows) > 1:
+    if any(run.seeds for run in trained):  # single runs stand side by side elsewhere
         caption = "Small: 95% bootstrap interval; of a single seed over its episodes, of all over the seeds."
         cards += plots.figure("Evaluation of the trained policies", caption, _table(rows))
     return html + (f'<div class="grid">{cards}</div>' if cards else "")

@@ -74,9 +74,8 @@ def test_gradients_add_up_like_all_others():
 def test_tanh_is_right_to_the_last_digits_and_keeps_what_is_no_number():
     x = torch.cat([torch.linspace(-20, 20, 10_001), torch.tensor([0.0, 1e-6, float("inf"), -float("inf")])])
     due, found = x.double().tanh(), x.clone()
-    power = torch.empty_like(x)
-    _tanh(found.numpy(), power.numpy(), power.numpy().view("int32"))
+    _tanh(found.numpy())
     assert (found - due).abs().max() < 3e-7
     nothing = torch.tensor([float("nan")])
-    _tanh(nothing.numpy(), power.numpy(), power.numpy().view("int32"))
+    _tanh(nothing.numpy())
     assert nothing.isnan().all()

@@ -32,10 +32,12 @@ def masked_means(
 
 
 def _moments(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    # The mean is corrected once: its rounding error would be the whole deviation of a batch of equal values.
-    mean = masked_mean(x, mask)
-    mean = mean + masked_mean(x - mean, mask)
-    return mean, masked_mean((x - mean) ** 2, mask).sqrt()
+    """Mean and population deviation over the mask; 0 and 0 where there is nothing."""
+    kept = x[mask]
+    if not len(kept):
+        return x.new_zeros(()), x.new_zeros(())
+    variance, mean = torch.var_mean(kept, correction=0)
+    return mean, variance.sqrt()
 
 
 def standardize(x: Float[Tensor, "*B T"], mask: Bool[Tensor, "*B T"], epsilon: float = 1e-8) -> Float[Tensor, "*B T"]:

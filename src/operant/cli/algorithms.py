@@ -33,6 +33,14 @@ def recurrent(world: Any, options: Any) -> Any:
     return recurrent_actor_critic(world.observation_space, world.actions, options.memory, options.hidden[-1])
 
 
+def q_actor_critic(world: Any, options: Any) -> Any:
+    """π(a|s) and Q(s, a) of every action."""
+    from operant.networks import q_actor_critic
+
+    shape = (tuple(options.hidden), activation(options), options.initialisation)
+    return q_actor_critic.q_actor_critic(world.observation_space, world.actions, *shape)
+
+
 def q_network(world: Any, options: Any) -> Any:
     """Q(s, a) of every action."""
     from operant.networks import action_values
@@ -99,6 +107,8 @@ class Algorithm:
     """Options that have another default here than in `train.Options`."""
     memory: bool = False
     """Whether it learns policies that remember."""
+    processes: bool = False
+    """Whether its environments are in processes of their own."""
 
     def load(self) -> Any:
         return importlib.import_module(f"operant.algorithms.{self.module}")
@@ -116,6 +126,16 @@ ALGORITHMS = {
         "policy_gradient.ppo", "clipped or KL-penalised policy gradient, some epochs", ANY, actor_critic, memory=True
     ),
     "a2c": Algorithm("policy_gradient.a2c", "one step on every short rollout", ANY, actor_critic),
+    "a3c": Algorithm(
+        "policy_gradient.a3c", "A2C by processes that do not wait", ANY, actor_critic, {"envs": 1}, processes=True
+    ),
+    "reinforce": Algorithm("policy_gradient.reinforce", "returns of whole episodes", ANY, actor_critic),
+    "actor_critic": Algorithm(
+        "policy_gradient.actor_critic", "TD(λ) with traces, a step at a time", ANY, actor_critic, {"envs": 1}
+    ),
+    "q_actor_critic": Algorithm(
+        "policy_gradient.q_actor_critic", "an actor that follows the values of actions", CHOICES, q_actor_critic
+    ),
     "trpo": Algorithm("policy_gradient.trpo", "the natural step, as far as a line search lets it", ANY, actor_critic),
     "natural_actor_critic": Algorithm(
         "policy_gradient.natural_actor_critic", "policy gradient in units of KL, without a check", ANY, actor_critic

@@ -44,10 +44,21 @@ class Worlds:
     make: Callable[[int], Any] = dataclasses.field(metadata={"saved": False})
     """A `Runner` from a seed; it is pickled."""
     seed: int = dataclasses.field(default=0, metadata={"saved": False})
+    env: Any = dataclasses.field(default=None, metadata={"saved": False})
+    """The environments of one process, for those who want to look at them."""
     steps: int = 0
     """Steps that were reported, of all processes."""
     returns: list[float] = dataclasses.field(default_factory=list)
     lengths: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def resumes(self) -> bool:
+        """A resumed run begins new episodes."""
+        return False
+
+    @property
+    def observations(self) -> None:
+        """Nothing is normalised: every process would do it by what it sees alone."""
 
     def pop_returns(self) -> list[float]:
         """Returns of the episodes that were reported since the last call."""

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from operant.core.errors import InputError
-from operant.core.record import Policy, Trajectory
+from operant.core.record import Trajectory
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
 from operant.envs.observation import action_mask, numbers, renewed
 from operant.envs.prioritised import PrioritisedReplay
@@ -29,24 +29,6 @@ Choose = Callable[[NDArray[Any], int], NDArray[Any]]
 """(observations [B, ...], step) to actions [B, ...]."""
 EPISODE_PIECE = 64
 """Steps between looks at whether all episodes are over."""
-
-
-@runtime_checkable
-class Reflex(Protocol):
-    """A policy that can choose without computing anything else: the rest of the record comes in one pass at the end."""
-
-    def choose(self, observation: Any, greedy: bool = False) -> Tensor: ...
-
-    def value(self, observation: Any) -> Tensor: ...
-
-
-@runtime_checkable
-class Quick(Protocol):
-    """A policy that can choose in NumPy: for the few rows of a step that is quicker than in PyTorch."""
-
-    def reflex(self, steps: int, rows: int, greedy: bool) -> Callable[[NDArray[Any], int], NDArray[Any]]:
-        """A function (observation [B, ...], step) -> action [B, ...] for so many steps of so many rows."""
-        ...
 
 
 class Runner:
@@ -107,7 +89,7 @@ class Runner:
         if self.rewards is not None:
             self.rewards.running[:] = 0.0
 
-    def rollout(self, policy: Policy, size: int, greedy: bool = False) -> Trajectory:
+    def rollout(self, policy: Any, size: int, greedy: bool = False) -> Trajectory:
         """`size` steps of every environment, as [B, size] decisions."""
         place, first = (self.env.num_envs, size), self.steps
         seen = np.empty((*place, *self.observation.shape[1:]), self.observation.dtype)
@@ -146,7 +128,7 @@ class Runner:
         with torch.no_grad():
             if choose is not None:
                 record["log_prob"], _, record["value"] = policy.evaluate(record["observation"], record["action"])
-            reached_value = policy.value(reached) if isinstance(policy, Reflex) else policy.act(reached, memory)[2]
+            reached_value = policy.value(reached) if choose is not None else policy.act(reached, memory)[2]
         next_value = torch.cat([record["value"][:, 1:], reached_value[: place[0], None]], dim=1)
         if finals:  # in the order of time, and of environments within a step
             steps, environments = (record["terminated"] | record["truncated"]).T.nonzero(as_tuple=True)
@@ -155,7 +137,7 @@ class Runner:
             record["observation"] = Remembered(record["observation"], _tensor(begins), first_memory)
         return Trajectory(next_value=next_value, discount=(~record["terminated"]).float(), **record)
 
-    def episodes(self, policy: Policy, greedy: bool = False, limit: int = 100_000) -> Trajectory:
+    def episodes(self, policy: Any, greedy: bool = False, limit: int = 100_000) -> Trajectory:
         """One whole episode of every environment, [B, T] for the longest; the rest of a shorter one has `mask` False.
 
         Environments whose episode is over play on until the longest is; what they do then counts nowhere. Raises
@@ -297,7 +279,7 @@ class Runner:
             total = x.sum()
         if not math.isfinite(total) and not (fine := np.isfinite(x)).all():
             many = x.ndim > self.observation.ndim if what == "observation" else x.ndim > 1
-            places = (~fine).reshape(*x.shape[: 1 + many], -1).any(-1).T.nonzero()
+            places = np.nonzero((~fine).reshape(*x.shape[: 1 + many], -1).any(-1).T)
             row = places[-1][0]
             value = x[row, places[0][0]] if many else x[row]
             environment = row if environments is None else environments[row]
@@ -382,10 +364,13 @@ def _joined(pieces: list[Trajectory], size: int) -> Trajectory:
     return Trajectory(**{f.name: join([getattr(x, f.name) for x in pieces]) for f in dataclasses.fields(Trajectory)})
 
 
-def _chooser(policy: Any, steps: int, rows: int, greedy: bool) -> Callable[[NDArray[Any], int], NDArray[Any]] | None:
-    """(observation, step) -> action, by the quickest way that the policy has; None if it has to `act`."""
-    if isinstance(policy, Quick):
+def _chooser(policy: Any, steps: int, rows: int, greedy: bool) -> Choose | None:
+    """What chooses without computing anything else, in NumPy where the policy can; None if it has to `act`.
+
+    The rest of the record then comes in one pass at the end, by `evaluate` and `value`.
+    """
+    if hasattr(policy, "reflex"):
         return policy.reflex(steps, rows, greedy)
-    if isinstance(policy, Reflex):
+    if hasattr(policy, "choose") and hasattr(policy, "value"):
         return lambda observation, _: policy.choose(_tensor(observation), greedy).numpy()
     return None

@@ -9,12 +9,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from operant.core.errors import InputError
-from operant.core.flat import flatten, vector
+from operant.core.flat import Flat, flatten, vector
 from operant.core.record import Evaluation
 from operant.networks import compiled
 from operant.networks.heads import Categorical, Draw, Gaussian, Head, MultiCategorical
 from operant.networks.image import ImageActorCritic
-from operant.networks.in_numpy import in_numpy
+from operant.networks.in_numpy import Function, in_numpy
 from operant.networks.masks import Allowed, MaskedBox, Unmasked
 from operant.networks.mlp import Initialisation, mlp
 
@@ -46,6 +46,7 @@ class ActorCritic(nn.Module):
             self.critic = nn.Sequential(Unmasked(masked), *self.critic)
         flatten(self)
         self.shape = compiled.shape_of(self, self.head, self.actor, self.critic)
+        self.quick: tuple[int, Function] | None = None
 
     @torch.no_grad()
     def choose(self, observation: Float[Tensor, "*B D"], greedy: bool = False) -> Shaped[Tensor, "..."]:
@@ -55,11 +56,22 @@ class ActorCritic(nn.Module):
 
     def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
         """`choose` in NumPy, on the same weights, for so many steps of so many rows."""
-        compute, draw = in_numpy(self.actor), self.head.reflex(steps, rows, greedy)
+        place = next(self.actor.parameters()).data_ptr()
+        if self.quick is None or self.quick[0] != place:
+            self.quick = (place, in_numpy(self.actor))
+        compute, draw = self.quick[1], self.head.reflex(steps, rows, greedy)
         return lambda observation, step: draw(compute(observation), step)
 
     def value(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+        flat = None if torch.is_grad_enabled() else self._compiled()
+        if self.shape is not None and flat is not None:
+            return compiled.value(flat, self.shape, observation)
         return self.critic(observation).squeeze(-1)
+
+    def _compiled(self) -> Flat | None:
+        """The vector of parameters that compiled loops can use, if they can."""
+        flat = vector(self) if self.shape is not None else None
+        return flat if flat is not None and flat.device.type == "cpu" else None
 
     @torch.no_grad()
     def act(
@@ -70,8 +82,8 @@ class ActorCritic(nn.Module):
         return action, self.head.log_prob(output, action), self.value(observation), None
 
     def evaluate(self, observation: Float[Tensor, "B T D"], action: Shaped[Tensor, "B T ..."]) -> Evaluation:
-        flat = vector(self)
-        if self.shape is not None and flat is not None and not flat.is_cuda and torch.is_grad_enabled():
+        flat = self._compiled()
+        if self.shape is not None and flat is not None:
             return compiled.evaluate(flat, self.shape, observation, action)
         output = self.actor(observation)
         return Evaluation(self.head.log_prob(output, action), self.head.entropy(output), self.value(observation))

@@ -57,8 +57,8 @@ def shape_of(module: nn.Module, head: Head, actor: nn.Sequential, critic: nn.Seq
         return np.array([linear[0].in_features, *(x.out_features for x in linear)])
 
     log_std = places[id(head.log_std)] if isinstance(head, Gaussian) else 0
-    first = (places[id(next(network.parameters()))] for network in (actor, critic))
-    return Shape(isinstance(head, Categorical), log_std, *first, sizes(actor), sizes(critic))
+    first, second = (places[id(next(network.parameters()))] for network in (actor, critic))
+    return Shape(isinstance(head, Categorical), log_std, first, second, sizes(actor), sizes(critic))
 
 
 def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], action: Shaped[Tensor, "..."]) -> Evaluation:
@@ -70,26 +70,40 @@ def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], actio
     return Evaluation(*(x.view(lead) for x in found))  # pyright: ignore[reportOptionalIterable]
 
 
+def value(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
+    """v(s), without gradients."""
+    lead, rows = observation.shape[:-1], observation.reshape(-1, observation.shape[-1])
+    found, _ = _through(rows.contiguous().numpy(), flat.detach().numpy(), shape.critic, shape.critic_sizes)
+    return torch.from_numpy(found).view(lead)
+
+
+def _through(
+    x: NDArray[Any], weights: NDArray[Any], at: int, sizes: NDArray[np.int64]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(the outputs of the network that begins at `at`, what its hidden layers give)."""
+    hidden = np.empty(len(x) * sizes[1:-1].sum(), np.float32)
+    return _forward(x, weights, at, sizes, hidden), hidden
+
+
 class _Evaluate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, shape: Shape, observation: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         weights, x, a = flat.detach().numpy(), observation.contiguous().numpy(), action.contiguous().numpy()
-        hidden = [np.empty(len(x) * sizes[1:-1].sum(), np.float32) for sizes in (shape.actor_sizes, shape.critic_sizes)]
-        output = _forward(x, weights, shape.actor, shape.actor_sizes, hidden[0])
-        value = _forward(x, weights, shape.critic, shape.critic_sizes, hidden[1])
+        output, of_actor = _through(x, weights, shape.actor, shape.actor_sizes)
+        value, of_critic = _through(x, weights, shape.critic, shape.critic_sizes)
         log_prob, entropy = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
         if shape.categorical:
             _categorical(output, a, log_prob, entropy)
         else:
             _gaussian(output, weights[shape.log_std : shape.log_std + output.shape[1]], a, log_prob, entropy)
-        ctx.kept = (shape, weights, x, a, hidden, output, entropy)
+        ctx.kept = (shape, weights, x, a, of_actor, of_critic, output, entropy)
         ctx.set_materialize_grads(False)
         return torch.from_numpy(log_prob), torch.from_numpy(entropy), torch.from_numpy(value.reshape(-1))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        shape, weights, x, a, hidden, output, entropy = ctx.kept
+        shape, weights, x, a, of_actor, of_critic, output, entropy = ctx.kept
         zero = np.zeros(len(x), np.float32)
         by_log_prob, by_entropy, by_value = (zero if g is None else g.contiguous().numpy() for g in gradients)
         gradient, slope = np.zeros_like(weights), output.copy()
@@ -98,8 +112,8 @@ class _Evaluate(torch.autograd.Function):
         else:
             own = slice(shape.log_std, shape.log_std + output.shape[1])
             _gaussian_back(slope, weights[own], by_log_prob, by_entropy, gradient[own])
-        _back(slope, x, weights, shape.actor, shape.actor_sizes, hidden[0], gradient)
-        _back(by_value.reshape(-1, 1), x, weights, shape.critic, shape.critic_sizes, hidden[1], gradient)
+        _back(slope, x, weights, shape.actor, shape.actor_sizes, of_actor, gradient)
+        _back(by_value.reshape(-1, 1), x, weights, shape.critic, shape.critic_sizes, of_critic, gradient)
         return torch.from_numpy(gradient), None, None, None
 
 

@@ -25,6 +25,7 @@ What differs, since each library is used as it comes:
   would hide what is measured, to the advantage of neither.
 - DQN's target network is copied every 10 steps in the zoo, and updated from once in 256. Stable-Baselines3 makes all
   those copies, Operant the last of them: the same targets come out.
+- Before its first update Stable-Baselines3's DQN acts at random, Operant's by ε, which is near 1 then.
 - RMSProp's ε is inside the root in Operant, as in TensorFlow, and outside in PyTorch's, which Stable-Baselines3 takes.
 - The value loss is ½ of the squared error in Operant and all of it in Stable-Baselines3: its weight is doubled here
   for PPO and A2C. TD3's critics have an Adam of their own, which does not see such a factor.

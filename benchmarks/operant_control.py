@@ -63,6 +63,8 @@ class Learner(NamedTuple):
 
 def settings(asked: Task, steps: int) -> dict[str, Any]:
     """The task's settings in Operant's names, which are also those of `operant train`."""
+    if asked.clip_schedule != "constant":
+        raise SystemExit(f"Operant's clip range has no schedule, and the task asks for {asked.clip_schedule}")
     theirs = dict(asked.settings)
     if "n_steps" in theirs:
         theirs["vf_coef"] *= 2  # our value loss is half the squared error, theirs all of it

@@ -9,11 +9,14 @@ Each run is a process with one thread. One that is stopped goes on from its last
 has ended is a row of results/ppo_table1.csv and is not run again.
 
 Settings are the paper's where it gives them: 2 x 64 tanh, separate value network, log σ a parameter, T = 2,048, Adam
-3e-4, 10 epochs, minibatches of 64, γ 0.99, λ 0.95, no entropy bonus, 1M steps, three seeds. What it leaves open is as
-in the first public code of the same month (openai/baselines da99706, pposgd_simple): observations normalised and
+3e-4, 10 epochs, minibatches of 64, γ 0.99, λ 0.95, no entropy bonus, 1M steps, three seeds. Most of what it leaves open
+is as in the first public code of the same month (openai/baselines da99706, pposgd_simple): observations normalised and
 clipped to ±5, weights of length 1 into each unit (policy 0.01), advantages standardised over a batch, no gradient
-clipping, no scaling of rewards, actions not clipped, a time limit counted as an end, constant step size, Adam's ε 1e-5.
-Here the statistics of observations are updated at every step, there before every update.
+clipping, no scaling of rewards, actions not clipped, a time limit counted as an end, constant step size.
+
+What is other than in that code: values are not clipped (it was taken out a month later), Adam's ε is 1e-5 (there 1e-8),
+statistics of observations are updated at every step (there before every update), the KL in the loss is estimated from
+the actions taken (there it is the exact one), and β follows its mean over the last epoch (in the paper, after it).
 
 The score of a run is the mean return of its last 100 training episodes. Per task 0 is a random policy (N(0, 1), not
 clipped) and 1 the best run; a setting's score is the mean over tasks and seeds. `--table` prints it also with "best"

@@ -25,6 +25,8 @@ COMMANDS = {
     "watch": "see an episode of a trained policy, as a video or in the terminal",
     "report": "one HTML page for one run or several side by side",
 }
+ONE_THREAD = ("train", "watch")
+"""Commands whose products of matrices are too small to be shared by threads."""
 PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
 """Signs for outputs that are not Unicode."""
 
@@ -58,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f"did you mean {near[0]}?" if near else "operant --help lists the commands"
         _fail(f"there is no command {name!r}; {hint}", 2)
+    if name in ONE_THREAD:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # read when NumPy and SciPy are loaded, so before that
     from operant.core.errors import Diverged, InputError
 
     try:

@@ -1,5 +1,6 @@
 """Processes that report to the one that started them, and end when it does."""
 
+import os
 import signal
 import threading
 import warnings
@@ -29,7 +30,8 @@ def workers(run: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> I
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, Any] = {}
     try:
-        with _interrupts_ignored():  # new processes inherit this: an interrupt is for the one that started them
+        # New processes inherit both: an interrupt is for the one that started them, and each computes with one thread.
+        with _interrupts_ignored(), _one_thread():
             for given in arguments:
                 ours, theirs = context.Pipe(duplex=False)
                 running[ours] = context.Process(target=_process, args=(run, theirs, *given), daemon=True)
@@ -88,6 +90,20 @@ def _process(run: Callable[..., None], connection: Connection, *given: Any) -> N
             told = type(error)(str(error))
         with suppress(OSError):
             connection.send(told)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """BLAS libraries read this when they are loaded, and PyTorch's setting does not reach NumPy's and SciPy's."""
+    before = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(before, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

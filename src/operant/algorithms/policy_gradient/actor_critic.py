@@ -84,6 +84,10 @@ def init(policy: Any, world: World, config: Config) -> State:
         raise InputError(f"actor_critic learns at every step of one environment, not of {envs}: set envs to 1")
     if config.report_every < 1:
         raise InputError(f"report_every is {config.report_every} steps: a run reports after 1 or more")
+    if hasattr(policy, "torso"):
+        raise InputError(
+            "actor_critic steps actor and critic by step sizes of their own, and those of images share layers"
+        )
     own = {id(p) for p in policy.critic.parameters()}
     critic = torch.cat([torch.full((p.numel(),), float(id(p) in own)) for p in policy.parameters() if p.requires_grad])
     weights = flatten(policy)
@@ -105,10 +109,10 @@ def update(state: State, t: Trajectory, config: Config) -> list[float]:
     bonus = math.copysign(config.entropy_coefficient, delta) * entropy
     (state.emphasis * (log_prob + bonus) + value).sum().backward()
     trace = state.trace.mul_(config.gamma * config.lambda_).add_(gradient)
-    both, of_critic = trace.abs().sum().item(), (trace.abs() @ state.critic).item()
+    of_actor, of_critic = (trace.abs() @ part for part in (1 - state.critic, state.critic))
     rate = scheduled(config.schedule, state.step / config.steps)
-    actor = step_size(rate * config.actor_learning_rate, config.actor_bound, delta, both - of_critic)
-    critic = step_size(rate * config.critic_learning_rate, config.critic_bound, delta, of_critic)
+    actor = step_size(rate * config.actor_learning_rate, config.actor_bound, delta, of_actor.item())
+    critic = step_size(rate * config.critic_learning_rate, config.critic_bound, delta, of_critic.item())
     with torch.no_grad():
         state.weights.addcmul_(trace, actor + (critic - actor) * state.critic, value=delta)
     state.emphasis *= config.gamma if config.discount_states else 1.0

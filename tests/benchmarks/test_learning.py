@@ -68,6 +68,8 @@ def test_every_setting_of_a_task_has_a_name_here() -> None:
     ours = script("operant_control")
     for name in tomllib.loads(side.TASKS.read_text()):
         asked = side.task(name)
+        if asked.clip_schedule != "constant":  # Stable-Baselines3's alone
+            continue
         algorithm, _ = ours.ALGORITHMS[asked.algorithm]
         algorithm.Config(**ours.settings(asked, asked.steps))
     ppo = ours.settings(side.task("ppo_walker2d"), 1_000_000)

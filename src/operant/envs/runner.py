@@ -17,7 +17,7 @@ from torch import Tensor
 from operant.core.errors import InputError
 from operant.core.record import Trajectory
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
-from operant.envs.observation import action_mask, numbers, renewed
+from operant.envs.observation import action_mask, last_mask, numbers, renewed
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.saving import environment_state, resumes, set_environment_state
@@ -44,9 +44,13 @@ class Runner:
     recorded; returns of episodes are sums of the environment's rewards, or what the environment's own `tally` counts.
 
     What a policy sees is in `observation_space`: one-hot numbers for choices, all parts of a Dict side by side, and a
-    mask behind them where the environment says which actions are allowed (`envs.observation`). A policy with memory
-    sees `Remembered` observations. Its state goes on from step to step and is 0 where an episode begins; a reset step
-    still belongs to the episode that ended, because the value of its last state needs what was remembered.
+    mask behind them where the environment says which actions are allowed (`envs.observation`). The last state of an
+    episode has its own mask, since values are computed of it, and ones only where that allows nothing or is not known:
+    after a SAME_STEP reset a method `action_masks()` can no longer be asked about it.
+
+    A policy with memory sees `Remembered` observations. Its state goes on from step to step and is 0 where an episode
+    begins; a reset step still belongs to the episode that ended, because the value of its last state needs what was
+    remembered.
     Raises `InputError` for spaces that do not fit, and for an observation or a reward that is no finite number.
     """
 
@@ -149,14 +153,13 @@ class Runner:
         while not over.all():
             if len(pieces) * EPISODE_PIECE >= limit:
                 raise InputError(f"an episode of {self.name} has not ended after {limit} steps: give it a time limit")
-            counted = len(self.tally.returns)
             piece = self.rollout(policy, EPISODE_PIECE, greedy)
             ended = piece.done.cumsum(1)
             before = over | ((ended - piece.done.long()) > 0)
             over = over | (ended[:, -1:] > 0)
             pieces.append(dataclasses.replace(piece, mask=piece.mask & ~before))
             if self.tally is not getattr(self.env, "tally", None):
-                self.tally.keep(counted, (~before).T[piece.done.T].tolist())
+                self.tally.keep((~before).T[piece.done.T].tolist())
         longest = int(torch.cat([piece.mask for piece in pieces], 1).any(0).sum())
         return _joined(pieces, longest)
 
@@ -221,14 +224,10 @@ class Runner:
         if self.mode == AutoresetMode.NEXT_STEP:
             self.begins, self.resetting = self.resetting, done
         elif done.any():
-            if self.mode == AutoresetMode.SAME_STEP:
-                last = self.numbers(_batch(self.env.single_observation_space, info["final_obs"][done]))
-            else:
-                last = self.numbers(observation)[done]
+            final = self._last(observation, info, done)
+            if self.mode == AutoresetMode.DISABLED:
                 observation, anew = self.env.reset(options={"reset_mask": done.copy()})
                 info = renewed(info, anew)
-            self._check(last, "observation", self.steps, done.nonzero()[0])
-            final = self._masked(self._scaled(last), np.ones((len(last), 1), dtype=bool))
         self.observation = self._see(observation, info)
         return reward, terminated, truncated, final
 
@@ -241,28 +240,44 @@ class Runner:
         seen = self._scaled(self.numbers(observation))
         if self.allowed is None:
             return seen
-        mask, given = self.allowed(observation, info)
-        if mask.shape != (self.env.num_envs, self.actions.n):
+        return self._masked(seen, *self.allowed(observation, info), self.resetting)
+
+    def _last(self, observation: Any, info: dict[str, Any], done: NDArray[np.bool_]) -> NDArray[Any]:
+        """What a policy would see of the states [D, ...] in which episodes ended that do not wait for a reset step."""
+        at_once = self.mode == AutoresetMode.SAME_STEP
+        if at_once:
+            observation = _batch(self.env.single_observation_space, info["final_obs"][done])
+        last = self.numbers(observation) if at_once else self.numbers(observation)[done]
+        self._check(last, "observation", self.steps, done.nonzero()[0])
+        seen = self._scaled(last)
+        if self.allowed is None:
+            return seen
+        if at_once:
+            mask, given = last_mask(self.env, observation, info, done)
+        else:
+            mask, given = (x[done] for x in self.allowed(observation, info))
+        return self._masked(seen, mask, given, np.ones_like(given))
+
+    def _masked(
+        self, seen: NDArray[Any], mask: NDArray[Any], given: NDArray[np.bool_], over: NDArray[np.bool_]
+    ) -> NDArray[Any]:
+        """`seen` with the mask behind it; ones where an episode is `over` and no action, or no mask, is given."""
+        if mask.shape != (len(seen), self.actions.n):
             raise InputError(f"an action mask of the shape {mask.shape[1:]} is not one of the actions {self.actions}")
-        # After an episode's end the next action is ignored, whatever the mask says.
-        mask = (mask != 0) & given[:, None] | self.resetting[:, None]
+        mask = (mask != 0) & given[:, None]
+        mask |= (over & ~mask.any(1))[:, None]
         if not (going_on := mask.any(1)).all():
             raise InputError(
                 f"environment {going_on.argmin()} allows no action after step {self.steps}, where its episode goes on: "
                 "its action mask needs a 1"
             )
-        return self._masked(seen, mask)
+        return np.concatenate([seen, mask], 1, dtype=np.float32)
 
     def _scaled(self, seen: NDArray[Any]) -> NDArray[Any]:
         # Row by row, as a checkpoint gives it back: the last bit of a matrix product depends on the order in memory.
         if self.observations is not None:
             return np.ascontiguousarray(self.observations(seen))
         return np.array(seen, dtype=np.uint8 if seen.dtype == np.uint8 else np.float32, order="C")
-
-    def _masked(self, seen: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[Any]:
-        if self.allowed is None:
-            return seen
-        return np.concatenate([seen, np.broadcast_to(mask, (len(seen), int(self.actions.n)))], 1, dtype=np.float32)
 
     def _executed(self, action: NDArray[Any]) -> NDArray[Any]:
         if isinstance(self.actions, spaces.Box):

@@ -29,10 +29,11 @@ class Tally:
         """All environments begin new episodes; those that are finished stay counted."""
         self.running_return[:], self.running_length[:] = 0.0, 0
 
-    def keep(self, first: int, kept: list[bool]) -> None:
-        """Of the episodes from number `first` on, leave only those that are `kept`."""
-        self.returns[first:] = [x for x, keep in zip(self.returns[first:], kept, strict=True) if keep]
-        self.lengths[first:] = [x for x, keep in zip(self.lengths[first:], kept, strict=True) if keep]
+    def keep(self, kept: list[bool]) -> None:
+        """Of as many episodes as `kept` has places, the latest, leave only those that it says."""
+        for counted in (self.returns, self.lengths):
+            first = len(counted) - len(kept)
+            counted[first:] = [x for x, keep in zip(counted[first:], kept, strict=True) if keep]
 
     def state_dict(self) -> dict[str, Any]:
         return {

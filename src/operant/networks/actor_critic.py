@@ -71,7 +71,7 @@ class ActorCritic(nn.Module):
     def _compiled(self) -> Flat | None:
         """The vector of parameters that compiled loops can use, if they can."""
         flat = vector(self) if self.shape is not None else None
-        return flat if flat is not None and flat.device.type == "cpu" else None
+        return flat if flat is not None and flat.device.type == "cpu" and flat.dtype == torch.float32 else None
 
     @torch.no_grad()
     def act(

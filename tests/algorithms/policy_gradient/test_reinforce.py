@@ -144,10 +144,21 @@ def test_what_cannot_be_meant_is_refused(unchecked_types):
     refused: list[tuple[dict[str, Any], str]] = [
         ({"baseline": "mean"}, 'baseline is "none" or "value"'),
         ({"discount_states": True, "reward_to_go": False}, "discount_states goes with reward_to_go"),
+        ({"baseline": "none", "value_coefficient": 0.9}, r"value_coefficient 0\.9 .* baseline"),
     ]
     for changes, message in refused:
         with pytest.raises(InputError, match=message):
             reinforce.init(ActorCritic(4, 2), Runner("CartPole-v1", envs=2), reinforce.Config(**changes))
+
+
+def test_steps_are_decisions_of_whole_episodes_and_not_what_is_played_meanwhile(unchecked_types):
+    torch.manual_seed(0)
+    world, lengths = Runner("CartPole-v1", envs=8, seed=0), []
+    state = reinforce.init(ActorCritic(4, 2), world, config := reinforce.Config(steps=1))
+    for _ in reinforce.train(state, config):
+        lengths += world.pop_lengths()
+    assert len(lengths) == 8
+    assert state.step == sum(lengths) < 8 * max(lengths) <= 8 * world.steps
 
 
 def learn(seed: int = 0, spoil: Any = None, **settings: Any) -> float:

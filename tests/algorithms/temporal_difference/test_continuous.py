@@ -5,6 +5,7 @@ import math
 from types import ModuleType
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -49,6 +50,24 @@ def learned(algorithm: ModuleType, config: Any, make: Any = Reach, **settings: A
     for _ in algorithm.train(state, config):
         pass
     return state
+
+
+class Middle(gymnasium.Env[Any, Any]):
+    """Nothing to see; actions in the box ±`half` are paid for being near its middle, over five steps."""
+
+    observation_space = spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, half: float) -> None:
+        self.half, self.action_space = half, spaces.Box(-half, half, (1,), np.float32)
+
+    def reset(self, **settings: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=settings.get("seed"))
+        self.steps = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return np.zeros(1, np.float32), -float((action[0] / self.half) ** 2), False, self.steps == 5, {}
 
 
 @ALL
@@ -299,10 +318,31 @@ class TestTemperature:
         (gradient,) = torch.autograd.grad(loss, state.policy.actor.log_alpha)
         torch.testing.assert_close(gradient, 0.3 * (entropy - 1.5))
 
-    def test_the_target_is_minus_1_for_each_number_unless_told_otherwise(self):
+    def test_the_target_is_minus_1_for_each_number_in_halves_of_its_box_unless_told_otherwise(self):
         state, config = apart(sac, alpha=None)
         _, loss, entropy = sac.actor_loss(state, some(), config)
-        torch.testing.assert_close(loss, entropy + 2)
+        torch.testing.assert_close(loss, entropy - math.log(3.0) - math.log(0.7) + 2)
+
+    def in_a_box(self, half: float, **settings: Any) -> tuple[float, Tensor, Tensor]:
+        """(α, means, log σ) after learning to stay in the middle of the box ±`half`."""
+        config = dataclasses.replace(
+            CONFIGS[sac], alpha=None, steps=600, report_every=600, actor_learning_rate=0.01, **settings
+        )
+        state = learned(sac, config, lambda: Middle(half))
+        with torch.no_grad():
+            mean, log_std = state.policy.actor.network(torch.zeros(1))
+        return state.policy.actor.log_alpha.exp().item(), mean, log_std
+
+    def test_the_same_task_in_another_box_is_learned_alike(self, unchecked_types):
+        """To the last digits with γ = 0; otherwise values contain log scale too, which the critics have to learn."""
+        known = self.in_a_box(1.0, gamma=0.0)
+        assert known[0] < 0.5
+        for half in (0.1, 100.0):
+            torch.testing.assert_close(self.in_a_box(half, gamma=0.0), known, rtol=1e-2, atol=1e-3)
+        alpha = self.in_a_box(1.0, gamma=0.5)[0]
+        for half in (0.1, 100.0):
+            assert self.in_a_box(half, gamma=0.5)[0] == pytest.approx(alpha, rel=0.2)
+        assert self.in_a_box(0.1, gamma=0.0, target_entropy=-1.0)[0] > 1 > 2 * known[0]
 
     def test_a_learned_one_leads_to_the_target_entropy(self, unchecked_types):
         config = dataclasses.replace(CONFIGS[sac], alpha=None, alpha_start=0.1, target_entropy=0.3, steps=1500)
@@ -336,9 +376,15 @@ def test_the_run_is_counted_in_steps_of_all_environments(algorithm):
 
 @ALL
 def test_settings_that_do_not_fit_are_refused(algorithm):
-    for settings in ({"train_every": 3}, {"tau": 1.5}):
-        with pytest.raises(InputError, match=next(iter(settings))):
-            start(algorithm, dataclasses.replace(CONFIGS[algorithm], **settings), envs=2)
+    counts = ("report_every", "train_every", "gradient_steps", "batch", "policy_every")
+    wrong: list[dict[str, Any]] = [{"train_every": 3}, {"tau": 1.5}, *({name: x} for name in counts for x in (0, -2))]
+    wrong += [{name: x} for name in ("noise", "target_noise", "target_noise_clip") for x in (-0.5, math.nan)]
+    wrong += [{"noise_theta": x, "noise_kind": "ornstein_uhlenbeck"} for x in (-0.1, 2.5)]
+    known = {field.name for field in dataclasses.fields(CONFIGS[algorithm])}
+    for settings in wrong:
+        if settings.keys() <= known:
+            with pytest.raises(InputError, match=next(iter(settings))):
+                start(algorithm, dataclasses.replace(CONFIGS[algorithm], **settings), envs=2)
 
 
 def test_a_wrong_number_of_critics_is_refused():

@@ -183,6 +183,20 @@ class TestTarget:
         next(steps)
         torch.testing.assert_close(state.target_parameters.detach(), due.detach())
 
+    @pytest.mark.parametrize(("target_every", "due"), [(1, [16] * 3), (5, [3, 3, 3]), (12, [1, 1, 2]), (48, [0, 0, 1])])
+    def test_makes_all_moves_that_are_due_in_a_burst(self, target_every, due):
+        config = dataclasses.replace(
+            CORRIDOR, train_every=16, report_every=16, steps=48, learning_starts=16, target_every=target_every, tau=0.2
+        )
+        state = start(config)
+        steps = dqn.train(state, config)
+        for moves in due:
+            expected, online = state.target_parameters.detach().clone(), state.parameters.detach().clone()
+            for _ in range(moves):
+                expected += 0.2 * (online - expected)
+            next(steps)
+            torch.testing.assert_close(state.target_parameters.detach(), expected)
+
     def test_many_minibatches_at_once_are_the_same_as_one_by_one(self, monkeypatch):
         config = dataclasses.replace(CORRIDOR, steps=200, gradient_steps=7, double=True)
         together = learned(config).parameters.detach().clone()
@@ -239,11 +253,36 @@ def test_the_run_ends_at_its_steps_exactly_and_learns_as_often_as_asked(monkeypa
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"train_every": 4}, r"train_every 4 .* 3 environments"), ({"train_every": 3, "tau": 0.0}, r"tau 0\.0")],
+    [
+        ({"train_every": 4}, r"train_every 4 .* 3 environments"),
+        ({"tau": 0.0}, r"tau 0\.0"),
+        *(
+            ({name: wrong}, f"{name} is {wrong}: give a whole number, 1 or more")
+            for name in ("report_every", "train_every", "gradient_steps", "batch", "target_every", "epsilon_steps")
+            for wrong in (0, -3)
+        ),
+        *(({name: wrong}, f"{name} is") for name in ("epsilon_start", "epsilon_end") for wrong in (-0.1, 1.5)),
+        *(({"huber_threshold": wrong}, "huber_threshold is") for wrong in (0.0, -1.0, float("nan"))),
+        ({"priority_alpha": 0.5}, r"priority_alpha 0\.5 .* switch prioritised on"),
+        ({"priority_beta": 0.5}, r"priority_beta 0\.5 .* switch prioritised on"),
+        ({"priority_epsilon": 0.5}, r"priority_epsilon 0\.5 .* switch prioritised on"),
+    ],
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        start(dataclasses.replace(CORRIDOR, **settings), envs=3)
+        start(dataclasses.replace(CORRIDOR, **{"train_every": 3} | settings), envs=3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"huber_threshold": float("inf")},
+        {"epsilon_start": 0.0, "epsilon_end": 0.0},
+        {"prioritised": True, "priority_alpha": 0.5, "priority_beta": 0.5, "priority_epsilon": 0.5},
+    ],
+)
+def test_settings_at_the_edge_are_not(settings):
+    start(dataclasses.replace(CORRIDOR, **settings))
 
 
 def test_a_network_that_is_not_the_one_of_the_settings_is_refused():

@@ -31,7 +31,7 @@ Metrics = dict[str, float]
 @dataclasses.dataclass(frozen=True)
 class Config:
     steps: int = 200_000
-    """Steps of all environments together; the episodes of the last update are played to their ends."""
+    """Decisions of all environments in whole episodes; those whose episode is over play on meanwhile, uncounted."""
     learning_rate: float = 1e-2
     """Peak step size of Adam."""
     schedule: Schedule = "linear"
@@ -74,6 +74,11 @@ class State:
 def init(policy: Any, world: World, config: Config) -> State:
     if config.baseline not in ("none", "value"):
         raise InputError(f'baseline is "none" or "value", not {config.baseline!r}')
+    if config.baseline == "none" and config.value_coefficient not in (0.0, Config.value_coefficient):
+        raise InputError(
+            f'value_coefficient {config.value_coefficient} weighs a value that baseline "none" has not: leave it out, '
+            'or set baseline to "value"'
+        )
     if config.discount_states and not config.reward_to_go:
         raise InputError(
             "discount_states goes with reward_to_go: the return of a whole episode has γ^t in it already; choose one"

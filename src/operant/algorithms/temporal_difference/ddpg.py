@@ -27,6 +27,7 @@ from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
 from operant.core.optimise import descend
 from operant.core.record import Transition
+from operant.core.settings import require_counts, require_within
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
 from operant.networks.continuous import DeterministicActorCritic
@@ -83,6 +84,9 @@ class State:
 
 
 def init(policy: DeterministicActorCritic, world: Runner, config: Config) -> State:
+    require_counts(config, "report_every", "train_every", "gradient_steps", "batch")
+    require_within(config, 0, math.inf, "noise")
+    require_within(config, 0, 2, "noise_theta")  # beyond 2 it grows and grows
     if config.train_every % world.env.num_envs:
         raise InputError(
             f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "

@@ -27,6 +27,7 @@ from operant.core.errors import InputError
 from operant.core.flat import Flat, flatten, move_towards
 from operant.core.optimise import descend
 from operant.core.record import Transition
+from operant.core.settings import require_counts, require_within
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
@@ -102,6 +103,8 @@ class State:
 
 
 def init(policy: QNetwork, world: Runner, config: Config) -> State:
+    require_counts(config, "report_every", "train_every", "gradient_steps", "batch", "target_every", "epsilon_steps")
+    require_within(config, 0, 1, "epsilon_start", "epsilon_end")
     if config.train_every % world.env.num_envs:
         raise InputError(
             f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "
@@ -111,6 +114,13 @@ def init(policy: QNetwork, world: Runner, config: Config) -> State:
         raise InputError(
             f"tau {config.tau} moves the target network nowhere or too far: give a number above 0, up to 1"
         )
+    if not config.huber_threshold > 0:
+        raise InputError(
+            f"huber_threshold is {config.huber_threshold}: give a number above 0; infinity squares all errors"
+        )
+    for name in ("priority_alpha", "priority_beta", "priority_epsilon"):
+        if not config.prioritised and getattr(config, name) != getattr(Config, name):
+            raise InputError(f"{name} {getattr(config, name)} is one of prioritised replay: switch prioritised on")
     if policy.duelling != config.duelling:
         raise InputError(f"duelling is {config.duelling} and the network's is {policy.duelling}: make it with the same")
     replay = world.replay(config.capacity, config.gamma, config.n_step)
@@ -198,8 +208,9 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         before, size = state.step, max(min(config.train_every, config.steps - state.step) // envs, 1)
         state.world.collect(epsilon_greedy(state, config, size), state.replay, size)
         state.step += size * envs
-        if state.step // config.target_every > before // config.target_every:
-            move_towards(state.target_parameters, state.parameters, config.tau)
+        due = state.step // config.target_every - before // config.target_every
+        if due:
+            move_towards(state.target_parameters, state.parameters, 1 - (1 - config.tau) ** due)  # so many moves in one
         if state.step >= config.learning_starts:
             shown += update(state, config)
         if state.step // config.report_every > before // config.report_every or state.step >= config.steps:

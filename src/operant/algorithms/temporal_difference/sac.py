@@ -5,7 +5,7 @@
         evaluate   targets r + γ (min_i Q_i'(s', a') - α log π(a'|s')), a' ~ π, of transitions drawn from it
         optimise   (Q_i(s, a) - target)² of both critics
                    α log π(a|s) - min_i Q_i(s, a), a ~ π, by the actor's weights
-                   α towards an entropy of -dim A
+                   α towards an entropy of -dim A, in halves of the box
                    Q_i' a little towards Q_i
 
 The best policy is the one with the largest sum of rewards and entropies; it explores by itself.
@@ -26,6 +26,7 @@ from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
 from operant.core.optimise import descend
 from operant.core.record import Transition
+from operant.core.settings import require_counts
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
 from operant.networks.continuous import Critics, SoftActorCritic
@@ -63,7 +64,7 @@ class Config:
     alpha_start: float = 1.0
     """Where a learned α begins."""
     target_entropy: float | None = None
-    """The entropy that a learned α leads to, in nats; none = -1 for each number of an action."""
+    """The entropy that a learned α leads to, in nats; none = -1 for each number of an action, in halves of its box."""
 
 
 @dataclasses.dataclass
@@ -81,6 +82,7 @@ class State:
 
 
 def init(policy: SoftActorCritic, world: Runner, config: Config) -> State:
+    require_counts(config, "report_every", "train_every", "gradient_steps", "batch")
     if config.train_every % world.env.num_envs:
         raise InputError(
             f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "
@@ -140,7 +142,9 @@ def actor_loss(state: State, batch: Transition, config: Config) -> tuple[Tensor,
     loss = -soft_value(value, log_prob, log_alpha.detach().exp()).mean()
     if config.alpha is not None:
         return loss, torch.zeros(()), entropy
-    target_entropy = -float(action.shape[-1]) if config.target_entropy is None else config.target_entropy
+    target_entropy = config.target_entropy
+    if target_entropy is None:
+        target_entropy = (state.policy.actor.head.scale.log() - 1).sum()
     return loss, log_alpha.exp() * (entropy - target_entropy), entropy
 
 

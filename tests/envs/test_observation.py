@@ -10,7 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from operant.algorithms.policy_gradient import ppo
+from operant.algorithms.policy_gradient import ppo, q_actor_critic
 from operant.algorithms.temporal_difference import dqn
 from operant.core.errors import InputError
 from operant.envs.normalise import ObservationNormalizer
@@ -19,6 +19,7 @@ from operant.envs.runner import Runner
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import actor_critic
 from operant.networks.masks import MaskedBox
+from operant.networks.q_actor_critic import q_actor_critic as masked_q_actor_critic
 from operant.networks.recurrent import recurrent_actor_critic
 
 SPACES = {
@@ -76,6 +77,28 @@ def test_what_is_no_row_of_numbers_is_refused(space):
         numbers(space)
 
 
+MASKED = spaces.Dict({"action_mask": spaces.MultiBinary(4), "observation": spaces.Box(0, 1, (2,))})
+
+
+@pytest.mark.parametrize("space", [spaces.Dict({"part": MASKED}), spaces.Tuple((MASKED, spaces.Discrete(2)))])
+def test_a_mask_inside_a_part_is_refused(space):
+    with pytest.raises(InputError, match="inside one of its parts"):
+        numbers(space)
+
+
+@pytest.mark.parametrize("actions", [spaces.MultiDiscrete([2, 2]), spaces.Box(-1, 1, (4,))])
+def test_a_mask_of_other_than_discrete_actions_is_refused(actions):
+    class Odd(gymnasium.Env):
+        observation_space, action_space = MASKED, actions
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
+            super().reset(seed=seed)
+            return {"action_mask": np.ones(4, np.int8), "observation": np.zeros(2, np.float32)}, {}
+
+    with pytest.raises(InputError, match="can mask Discrete actions only"):
+        Runner(SyncVectorEnv([Odd]))
+
+
 LAST = 4
 
 
@@ -124,9 +147,16 @@ HOW = pytest.mark.parametrize("how", ["observation", "info", "method"])
 MODES = pytest.mark.parametrize("mode", list(AutoresetMode))
 
 
-def doors(how: str, mode: AutoresetMode = AutoresetMode.NEXT_STEP, **settings: Any) -> Runner:
+class Going(Door):
+    """The last state locks an action too, as one that is truncated may."""
+
+    def _mask(self) -> np.ndarray:
+        return (np.arange(4) != self.steps % 4).astype(np.int8)
+
+
+def doors(how: str, mode: AutoresetMode = AutoresetMode.NEXT_STEP, kind: type[Door] = Door, **settings: Any) -> Runner:
     lengths = [(3, False), (6, True), (1, False)]
-    return Runner(SyncVectorEnv([lambda x=x: Door(how, *x) for x in lengths], autoreset_mode=mode), **settings)
+    return Runner(SyncVectorEnv([lambda x=x: kind(how, *x) for x in lengths], autoreset_mode=mode), **settings)
 
 
 def policies(world: Runner) -> list[Any]:
@@ -141,7 +171,7 @@ def test_a_forbidden_action_is_never_taken(how, mode):
     """The environment itself checks every action, chosen by rollouts, greedily, and step by step."""
     world = doors(how, mode)
     assert isinstance(world.observation_space, MaskedBox)
-    for policy in policies(world):
+    for policy in [*policies(world), masked_q_actor_critic(world.observation_space, world.actions)]:
         t = world.rollout(policy, 60)
         seen = t.observation.observation if policy.memory else t.observation
         assert seen.shape == (3, 60, 6)
@@ -198,6 +228,66 @@ def test_q_learning_explores_and_bootstraps_within_what_is_allowed(how, mode, do
     assert (allowed.gather(-1, drawn.action.unsqueeze(-1)) == 1).all()
     assert len(torch.unique(torch.stack([drawn.observation[:, 0], drawn.action.float()], 1), dim=0)) == 6 * 3
     assert policy.choose(drawn.observation).unsqueeze(-1).eq((allowed == 0).nonzero()[:, 1:]).sum() == 0
+
+
+@HOW
+@MODES
+@pytest.mark.parametrize("kind", [Door, Going])
+def test_the_last_state_of_an_episode_has_its_own_mask(how, mode, kind):
+    """Ones stand only where it allows nothing, or where a method is asked too late: else what is forbidden there could
+    be the best of a truncated state."""
+    world = doors(how, mode, kind)
+    policy, replay = q_network(world.observation_space, world.actions, (8,)), world.replay(300, 0.9)
+    world.collect(policy.explorer(40, 3), replay, 40)
+    reached = replay.sample(500).next_observation
+    steps, last = reached[:, 0].long() % 4, reached[:, 0] == reached[:, 1]
+    assert last.any()
+    due = 1 - torch.nn.functional.one_hot(steps, 4)
+    if kind is Door or (how == "method" and mode == AutoresetMode.SAME_STEP):
+        due[last] = 1
+    assert torch.equal(reached[:, 2:], due.float())
+
+
+def test_a_truncated_state_is_worth_the_best_of_what_it_allows():
+    """1 + γ + γ² + ... = 10, although a network would value the locked action, which is never tried, at 100."""
+
+    class Corner(Door):
+        action_space = spaces.Discrete(2)
+
+        def _mask(self) -> np.ndarray:
+            return np.array([1, 0], np.int8)
+
+        def _seen(self) -> tuple[Any, dict]:
+            return np.zeros(2, np.float32), {"action_mask": self._mask()}
+
+    torch.manual_seed(0)
+    world = Runner(SyncVectorEnv([lambda: Corner("info", 2, True)], autoreset_mode=AutoresetMode.DISABLED))
+    policy = q_network(world.observation_space, world.actions, (8,))
+    with torch.no_grad():
+        list(policy.parameters())[-1][1] = 100.0
+    config = dqn.Config(
+        steps=600, report_every=600, learning_starts=32, train_every=1, batch=8, gamma=0.9, target_every=10,
+        learning_rate=2e-2,
+    )  # fmt: skip
+    list(dqn.train(dqn.init(policy, world, config), config))
+    assert policy(torch.tensor([0.0, 0.0, 1.0, 0.0]))[0].item() == pytest.approx(10, rel=0.02)
+    assert policy(torch.tensor([0.0, 0.0, 1.0, 1.0]))[1].item() > 50
+
+
+def test_a_q_actor_critic_values_a_state_by_what_it_allows():
+    """Q does not depend on the mask, v is a mean over what is allowed, and learning meets no infinite number."""
+    world = doors("info")
+    policy: Any = masked_q_actor_critic(world.observation_space, world.actions, (8,))
+    seen = torch.tensor([[1.0, 3.0, 1, 0, 1, 1], [1.0, 3.0, 0, 0, 1, 0]])
+    q, logits = policy.critic(seen), policy.actor[0].network(seen[:, :2])
+    assert torch.equal(q[0], q[1])
+    left = [0, 2, 3]
+    torch.testing.assert_close(policy.value(seen), torch.stack([logits[0, left].softmax(-1) @ q[0, left], q[1, 2]]))
+    before = [p.clone() for p in policy.parameters()]
+    config = q_actor_critic.Config(iterations=20, report_every=20)
+    (metrics,) = q_actor_critic.train(q_actor_critic.init(policy, world, config), config)
+    assert np.isfinite(list(metrics.values())).all()
+    assert all(not torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
 def test_random_actions_are_uniform_over_what_is_allowed():

@@ -1,7 +1,7 @@
 """What environments show, as rows of numbers: choices are one-hot, and the parts of a whole stand side by side.
 
 The order is that of `gymnasium.spaces.utils.flatten`. A part of a Dict that is called "action_mask" is no observation:
-it says which actions are allowed.
+it says which Discrete actions are allowed.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,8 @@ def numbers(space: spaces.Space[Any]) -> tuple[spaces.Box, Convert]:
     """The Box that stands for an observation space, and what makes its rows.
 
     A Box is left as it is. Discrete, MultiDiscrete and MultiBinary become one-hot numbers, a Dict or a Tuple the
-    numbers of all its parts. Raises `InputError` for other spaces, and for images among the parts.
+    numbers of all its parts. Raises `InputError` for other spaces, for images among the parts, and for an "action_mask"
+    inside one of them, which would be neither seen nor obeyed.
     """
     if isinstance(space, spaces.Box):
         return space, np.asarray
@@ -40,6 +41,11 @@ def _parts(space: Any) -> list[tuple[Any, spaces.Space[Any]]]:
 
 
 def _converter(space: spaces.Space[Any], whole: spaces.Space[Any]) -> Convert:
+    if isinstance(space, spaces.Dict) and MASK in space.spaces and space is not whole:
+        raise InputError(
+            f'the observation {whole} has an "{MASK}" inside one of its parts: put it into a Dict around them all, '
+            "or call it something else if a policy is to see it"
+        )
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = [(name, _converter(part, whole)) for name, part in _parts(space)]
         return lambda seen: np.concatenate([convert(seen[name]) for name, convert in parts], 1, dtype=np.float32)
@@ -83,12 +89,18 @@ def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
     """Where a vector environment says what Discrete actions are allowed, as `info` of its reset shows; None if nowhere.
 
     It may be a part "action_mask" of a Dict observation, as in PettingZoo, `info["action_mask"]`, as in Gymnasium's
-    Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for.
+    Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for. Raises `InputError` for a
+    part "action_mask" where actions are not Discrete.
     """
     every = np.ones(env.num_envs, dtype=bool)
     if not isinstance(env.single_action_space, spaces.Discrete):
+        if _shows_mask(env):
+            raise InputError(
+                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete actions only, not '
+                f"{env.single_action_space}: leave it out, or call it something else if a policy is to see it"
+            )
         return None
-    if isinstance(env.single_observation_space, spaces.Dict) and MASK in env.single_observation_space.spaces:
+    if _shows_mask(env):
         return lambda observation, _: (observation[MASK], every)
     if MASK in info:
         nothing = np.zeros_like(info[MASK])
@@ -97,6 +109,27 @@ def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
     if environments and all(x.has_wrapper_attr("action_masks") for x in environments):
         return lambda *_: (np.stack([x.get_wrapper_attr("action_masks")() for x in environments]), every)
     return None
+
+
+def last_mask(
+    env: Any, last: Any, info: dict[str, Any], done: NDArray[np.bool_]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """What an `Allowed` would say of the `last` states [D, ...] of the episodes that SAME_STEP has already reset.
+
+    `info` is that of the step. A method `action_masks()` cannot be asked any more, as it speaks of the next episodes:
+    no mask is given then.
+    """
+    if _shows_mask(env):
+        return last[MASK], np.ones(len(last[MASK]), dtype=bool)
+    told = info.get("final_info", {})
+    if MASK in told:
+        return told[MASK][done], told.get(f"_{MASK}", done)[done]
+    return np.zeros((done.sum(), int(env.single_action_space.n))), np.zeros(done.sum(), dtype=bool)
+
+
+def _shows_mask(env: Any) -> bool:
+    space = env.single_observation_space
+    return isinstance(space, spaces.Dict) and MASK in space.spaces
 
 
 def renewed(info: dict[str, Any], anew: dict[str, Any]) -> dict[str, Any]:

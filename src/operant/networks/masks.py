@@ -2,7 +2,8 @@
 
 Huang and Ontañón 2022, "A closer look at invalid action masking in policy gradient algorithms". The mask is a part of
 what is seen: behind the numbers of an observation stands a place for each action, 1 where it is allowed and else 0. So
-it is recorded, replayed and cut into minibatches with the observation, and only networks know of it.
+it is recorded, replayed and cut into minibatches with the observation: the `Runner` puts it there, networks obey it,
+and no algorithm knows of it.
 """
 
 from typing import Any

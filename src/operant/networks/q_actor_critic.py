@@ -11,11 +11,15 @@ from operant.core.errors import InputError
 from operant.core.record import Evaluation
 from operant.networks.heads import Categorical, Draw
 from operant.networks.in_numpy import in_numpy
+from operant.networks.masks import Allowed, MaskedBox, Unmasked
 from operant.networks.mlp import Initialisation, mlp
 
 
 class QActorCritic(nn.Module):
-    """Separate perceptrons for π(a|s) and Q(s, ·). What a state is worth follows: v(s) = Σ_a π(a|s) Q(s, a)."""
+    """Separate perceptrons for π(a|s) and Q(s, ·). What a state is worth follows: v(s) = Σ_a π(a|s) Q(s, a).
+
+    If `masked`, a mask of the actions stands behind the `observation_size` numbers of an observation.
+    """
 
     memory = False
 
@@ -26,11 +30,15 @@ class QActorCritic(nn.Module):
         hidden: tuple[int, ...] = (64, 64),
         activation: type[nn.Module] = nn.Tanh,
         initialisation: Initialisation = "orthogonal",
+        masked: bool = False,
     ) -> None:
         super().__init__()
         self.head = Categorical(actions)
         self.actor = mlp((observation_size, *hidden, actions), 0.01, activation, initialisation)
         self.critic = mlp((observation_size, *hidden, actions), 1.0, activation, initialisation)
+        if masked:
+            self.actor = nn.Sequential(Allowed(self.actor, actions))
+            self.critic = nn.Sequential(Unmasked(actions), *self.critic)
 
     @torch.no_grad()
     def choose(self, observation: Float[Tensor, "*B D"], greedy: bool = False) -> Int[Tensor, "*B"]:
@@ -71,7 +79,10 @@ def q_actor_critic(
     activation: type[nn.Module] = nn.Tanh,
     initialisation: Initialisation = "orthogonal",
 ) -> QActorCritic:
-    """A policy for one environment's spaces. Raises `InputError` for those that it cannot see or act in."""
+    """A policy for one environment's spaces. With a `MaskedBox`, actions that are not allowed have probability 0.
+
+    Raises `InputError` for spaces that it cannot see or act in.
+    """
     if not isinstance(action_space, spaces.Discrete):
         raise InputError(f"a Q actor-critic values each action of a Discrete space, not {action_space}: A2C fits")
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
@@ -79,4 +90,6 @@ def q_actor_critic(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "
             "flatten the observation with gymnasium.wrappers.FlattenObservation"
         )
-    return QActorCritic(observation_space.shape[0], int(action_space.n), hidden, activation, initialisation)
+    actions, masked = int(action_space.n), isinstance(observation_space, MaskedBox)
+    seen = observation_space.shape[0] - actions * masked
+    return QActorCritic(seen, actions, hidden, activation, initialisation, masked)

@@ -23,7 +23,7 @@ MAY_BE_0 = {
     "planning_steps",
 }  # fmt: skip
 """Whole numbers that may be 0; all others are 1 or more."""
-MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean", "alpha"}
+MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean", "alpha", "target_entropy"}
 """Numbers below 0, and one of which each algorithm says itself what it may be."""
 SHARES = {
     "warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing", "epsilon", "epsilon_end", "target_epsilon",

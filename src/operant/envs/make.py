@@ -58,7 +58,8 @@ def make(
         return _made(name, lambda: gymnasium.make_vec(name, envs, "vector_entry_point", **(settings or {})))
     made = [_flat(make_one(name, settings, render_mode)) for _ in range(envs)]
     makers = [functools.partial(_itself, env) for env in made]
-    tells = "action_mask" in _first_info(made[0]) or not isinstance(made[0].observation_space, spaces.Box)
+    masks = "action_mask" in _first_info(made[0]) or made[0].has_wrapper_attr("action_masks")
+    tells = masks or not isinstance(made[0].observation_space, spaces.Box)
     return Vector(makers) if tells or render_mode is not None else Light(makers)
 
 

@@ -40,6 +40,9 @@ class Shape(NamedTuple):
     critic: int
     actor_sizes: NDArray[np.int64]
     critic_sizes: NDArray[np.int64]
+    actor_hidden: int
+    """Units of its hidden layers together."""
+    critic_hidden: int
 
 
 def shape_of(module: nn.Module, head: Head, actor: nn.Sequential, critic: nn.Sequential) -> Shape | None:
@@ -58,7 +61,9 @@ def shape_of(module: nn.Module, head: Head, actor: nn.Sequential, critic: nn.Seq
 
     log_std = places[id(head.log_std)] if isinstance(head, Gaussian) else 0
     first, second = (places[id(next(network.parameters()))] for network in (actor, critic))
-    return Shape(isinstance(head, Categorical), log_std, first, second, sizes(actor), sizes(critic))
+    of_actor, of_critic = sizes(actor), sizes(critic)
+    hidden = int(of_actor[1:-1].sum()), int(of_critic[1:-1].sum())
+    return Shape(isinstance(head, Categorical), log_std, first, second, of_actor, of_critic, *hidden)
 
 
 def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], action: Shaped[Tensor, "..."]) -> Evaluation:
@@ -73,25 +78,20 @@ def evaluate(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"], actio
 def value(flat: Flat, shape: Shape, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
     """v(s), without gradients."""
     lead, rows = observation.shape[:-1], observation.reshape(-1, observation.shape[-1])
-    found, _ = _through(rows.contiguous().numpy(), flat.detach().numpy(), shape.critic, shape.critic_sizes)
+    x, hidden = rows.contiguous().numpy(), np.empty(len(rows) * shape.critic_hidden, np.float32)
+    found = _forward(x, flat.detach().numpy(), shape.critic, shape.critic_sizes, hidden)
     return torch.from_numpy(found).view(lead)
-
-
-def _through(
-    x: NDArray[Any], weights: NDArray[Any], at: int, sizes: NDArray[np.int64]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """(the outputs of the network that begins at `at`, what its hidden layers give)."""
-    hidden = np.empty(len(x) * sizes[1:-1].sum(), np.float32)
-    return _forward(x, weights, at, sizes, hidden), hidden
 
 
 class _Evaluate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, flat: Tensor, shape: Shape, observation: Tensor, action: Tensor) -> tuple[Tensor, ...]:
         weights, x, a = flat.detach().numpy(), observation.contiguous().numpy(), action.contiguous().numpy()
-        output, of_actor = _through(x, weights, shape.actor, shape.actor_sizes)
-        value, of_critic = _through(x, weights, shape.critic, shape.critic_sizes)
-        log_prob, entropy = np.empty(len(x), np.float32), np.empty(len(x), np.float32)
+        rows = len(x)
+        of_actor, of_critic = (np.empty(rows * n, np.float32) for n in (shape.actor_hidden, shape.critic_hidden))
+        output = _forward(x, weights, shape.actor, shape.actor_sizes, of_actor)
+        value = _forward(x, weights, shape.critic, shape.critic_sizes, of_critic)
+        log_prob, entropy = np.empty(rows, np.float32), np.empty(rows, np.float32)
         if shape.categorical:
             _categorical(output, a, log_prob, entropy)
         else:

@@ -145,7 +145,9 @@ def loss(policy: Policy, batch: Batch, config: Config, beta: float, count: Tenso
     else:
         surrogate = ppo_kl_loss(log_prob, t.log_prob, batch.advantage, kl_estimate(t.log_prob, log_prob), beta)
     critic = value_loss(value, batch.target, t.value, config.value_clip)
-    total = surrogate + config.value_coefficient * critic - config.entropy_coefficient * entropy
+    total = surrogate + config.value_coefficient * critic
+    if config.entropy_coefficient:  # its way back costs as much where the coefficient is 0
+        total = total - config.entropy_coefficient * entropy
     with torch.no_grad():
         ratio, kl = importance_ratio(log_prob, t.log_prob), kl_estimate(t.log_prob, log_prob)
         clipped = ((ratio - 1).abs() > config.clip).to(ratio.dtype)

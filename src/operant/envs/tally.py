@@ -1,5 +1,6 @@
 """Returns and lengths of episodes, counted while environments step side by side."""
 
+from itertools import compress
 from typing import Any
 
 import numba
@@ -31,9 +32,10 @@ class Tally:
 
     def keep(self, kept: list[bool]) -> None:
         """Of as many episodes as `kept` has places, the latest, leave only those that it says."""
-        for counted in (self.returns, self.lengths):
-            first = len(counted) - len(kept)
-            counted[first:] = [x for x, keep in zip(counted[first:], kept, strict=True) if keep]
+        first = len(self.returns) - len(kept)
+        self.returns[first:] = compress(self.returns[first:], kept)
+        first = len(self.lengths) - len(kept)
+        self.lengths[first:] = compress(self.lengths[first:], kept)
 
     def state_dict(self) -> dict[str, Any]:
         return {

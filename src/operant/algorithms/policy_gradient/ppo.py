@@ -38,8 +38,10 @@ from operant.core.returns import gae
 from operant.core.schedules import Schedule, scheduled
 
 Metrics = dict[str, float]
-SHOWN = ("loss/policy", "loss/value", "policy/entropy", "policy/approx_kl", "policy/clip_fraction", "policy/ratio")
-SHOWN += ("policy/gradient_norm", "loss/auxiliary")
+SHOWN: tuple[str, ...] = (
+    "loss/policy", "loss/value", "policy/entropy", "policy/approx_kl", "policy/clip_fraction", "policy/ratio",
+    "policy/gradient_norm", "loss/auxiliary",
+)  # fmt: skip
 """What a dashboard shows of every step of the optimiser."""
 
 
@@ -170,7 +172,7 @@ def update(
             steps.append(_minibatch_step(state, minibatch, config, auxiliary_loss))
             if state.step == 0 and len(steps) == 1:
                 _check_first_ratio(steps[0][SHOWN.index("policy/ratio")].item())
-    metrics = dict(zip(SHOWN, torch.stack(steps).mean(0).tolist(), strict=True))
+    metrics: Metrics = dict(zip(SHOWN, torch.stack(steps).mean(0).tolist(), strict=True))
     metrics["policy/old_policy_beta"] = state.old_policy_penalty.coefficient
     if config.value_coefficient:
         metrics["value/explained_variance"] = _explained_variance(batch)

@@ -247,7 +247,7 @@ class Corridor(gymnasium.Env):
         reward = np.nan if self.steps >= self.when and self.trouble == "reward" else float(self.at == 3)
         return np.full(1, self.at, np.float32), reward, self.at == 3, False, {}
 
-gymnasium.register("Corridor-v0", Corridor, max_episode_steps=30)
+gymnasium.register("Passage-v0", Corridor, max_episode_steps=30)
 """
 
 
@@ -256,12 +256,12 @@ def worlds(tmp_path, monkeypatch):
     (tmp_path / "my_worlds.py").write_text(WORLDS)
     monkeypatch.syspath_prepend(tmp_path)
     yield
-    gymnasium.registry.pop("Corridor-v0", None)
+    gymnasium.registry.pop("Passage-v0", None)
     sys.modules.pop("my_worlds", None)
 
 
 def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(worlds, tmp_path, capsys):
-    words = ["my_worlds:Corridor-v0", "--steps", 4000, "--learning-rate", 0.01, *SMALL]
+    words = ["my_worlds:Passage-v0", "--steps", 4000, "--learning-rate", 0.01, *SMALL]
     run("ppo", *words, "--out", tmp_path / "run")
     assert summary(tmp_path / "run")["return"]["mean"] == 1.0
     (tmp_path / "run" / "summary.json").unlink()
@@ -278,7 +278,7 @@ def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(worlds, 
     ],
 )
 def test_an_environment_that_fails_is_named(worlds, tmp_path, operant, trouble, said):
-    words = ["ppo", "my_worlds:Corridor-v0", "--env-args", "trouble", trouble, "--steps", 4000, *SMALL]
+    words = ["ppo", "my_worlds:Passage-v0", "--env-args", "trouble", trouble, "--steps", 4000, *SMALL]
     code, _, complained = operant("train", *words, "--out", tmp_path / "run")
     assert code == 2
     assert len([line for line in complained.splitlines() if line.startswith("operant:")]) == 1

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from operant.core.flat import flatten, move_towards, trainable, vector
+from operant.core.flat import flatten, move_towards, shorten, trainable, vector
 from operant.core.optimise import descend
 
 
@@ -74,3 +74,14 @@ def test_a_target_moves_by_a_share_of_the_way():
     target, source = torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0])
     move_towards(target, source, 0.25)
     assert target.tolist() == [0.25, 1.75]
+
+
+def test_only_long_gradients_are_shortened():
+    gradient = torch.tensor([3.0, 4.0])
+    assert shorten(gradient, 10.0).item() == 5
+    assert gradient.tolist() == [3, 4]
+    assert shorten(gradient, 0.5).item() == 5
+    torch.testing.assert_close(gradient, torch.tensor([0.3, 0.4]))
+    nothing = torch.zeros(2)
+    assert shorten(nothing, 0.5).item() == 0
+    assert nothing.tolist() == [0, 0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from operant.core.losses import masked_mean
-from operant.core.record import Preference, Record, Trajectory, Transition, micro_batches
+from operant.core.record import Preference, Record, Trajectory, Transition, micro_batches, minibatches
 
 
 def trajectory(rows: int = 4, steps: int = 3, **fields: Tensor | Record) -> Trajectory:
@@ -113,3 +113,14 @@ class TestMicroBatches:
         for rows in micro_batches(mask, budget):
             masked_mean((x[rows] @ weight).tanh(), mask[rows], mask.sum()).backward()
         torch.testing.assert_close(weight.grad, whole)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 30, 31])
+@pytest.mark.parametrize("size", [1, 4, 7, 100])
+def test_minibatches_hold_every_row_once_and_are_alike(rows, size):
+    parts = [list(range(rows))[part] for part in minibatches(rows, size)]
+    assert [row for part in parts for row in part] == list(range(rows))
+    lengths = [len(part) for part in parts]
+    assert len(lengths) == -(-rows // size)
+    assert max(lengths) <= size
+    assert max(lengths) - min(lengths) <= 1

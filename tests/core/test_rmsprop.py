@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from operant.core.rmsprop import rmsprop, shorten
+from operant.core.rmsprop import rmsprop
 
 
 def test_steps_are_those_of_the_definition():
@@ -34,14 +34,3 @@ def test_it_goes_down_a_bowl():
     for step in range(400):
         rmsprop(weights, torch.tensor([1.0, 50.0]) * weights, mean_square, 0.5 * (1 - step / 400))
     assert weights.abs().max() < 0.02
-
-
-def test_only_long_gradients_are_shortened():
-    gradient = torch.tensor([3.0, 4.0])
-    assert shorten(gradient, 10.0).item() == 5
-    assert gradient.tolist() == [3, 4]
-    assert shorten(gradient, 0.5).item() == 5
-    torch.testing.assert_close(gradient, torch.tensor([0.3, 0.4]))
-    nothing = torch.zeros(2)
-    assert shorten(nothing, 0.5).item() == 0
-    assert nothing.tolist() == [0, 0]

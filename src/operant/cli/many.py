@@ -16,6 +16,7 @@ from operant.core.errors import Diverged, InputError
 from operant.core.statistics import bootstrap_mean, interquartile_mean
 from operant.experiment.progress import Progress
 from operant.experiment.report import write_report
+from operant.experiment.run import Run
 
 
 def train_all(options: Any, resume: bool) -> None:
@@ -27,37 +28,25 @@ def train_all(options: Any, resume: bool) -> None:
     make_world(options, 1, 0).env.close()  # what is wrong with the input is said once, here
     folder = start(options, "train", resume, [])
     seeds = range(options.seed, options.seed + options.seeds)
-    side_by_side(options, [seed for seed in seeds if not part(options, seed).is_finished])
+    side_by_side(options, [seed for seed in seeds if not part(options, seed).finished])
     folder.finish(summary(options, [part(options, seed) for seed in seeds]))
     write_report([options.out], options.out / "report.html")
     print(f"{folder.summary()['verdict']}.\nthe report is {options.out / 'report.html'}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+def part(options: Any, seed: int) -> Run:
     """The run of one seed, in a folder of its own."""
-
-    folder: Path
-
-    @property
-    def is_finished(self) -> bool:
-        return (self.folder / "summary.json").is_file()
-
-    def summary(self) -> dict[str, Any]:
-        return json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-
-    def latest(self) -> dict[str, float]:
-        """The last whole line of its metrics."""
-        path = self.folder / "metrics.jsonl"
-        if not path.is_file():
-            return {}
-        with path.open(encoding="utf-8") as file:
-            lines = [line for line in deque(file, maxlen=2) if line.endswith("\n")]
-        return json.loads(lines[-1]) if lines else {}
+    return Run(options.out / f"seed_{seed}", "train", {})
 
 
-def part(options: Any, seed: int) -> Part:
-    return Part(options.out / f"seed_{seed}")
+def latest(run: Run) -> dict[str, float]:
+    """The last whole line of the metrics of a run that may be writing them."""
+    path = run.folder / "metrics.jsonl"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8") as file:
+        lines = [line for line in deque(file, maxlen=2) if line.endswith("\n")]
+    return json.loads(lines[-1]) if lines else {}
 
 
 def side_by_side(options: Any, waiting: list[int]) -> None:
@@ -97,17 +86,17 @@ def _require_success(code: int, options: Any, seed: int) -> None:
         raise InputError(f"the run of seed {seed} failed: {words} (all of it: {log}); --resume goes on from there")
 
 
-def _steps(parts: list[Part]) -> int:
-    return int(sum(x.latest().get("rollout/steps", 0) for x in parts))
+def _steps(parts: list[Run]) -> int:
+    return int(sum(latest(x).get("rollout/steps", 0) for x in parts))
 
 
-def _means(parts: list[Part]) -> dict[str, float]:
-    found = [x.latest().get("rollout/episode_return") for x in parts]
+def _means(parts: list[Run]) -> dict[str, float]:
+    found = [latest(x).get("rollout/episode_return") for x in parts]
     known = [x for x in found if x is not None]
     return {"rollout/episode_return": sum(known) / len(known)} if known else {}
 
 
-def summary(options: Any, parts: list[Part]) -> dict[str, Any]:
+def summary(options: Any, parts: list[Run]) -> dict[str, Any]:
     """Figures over the seeds: each counts as one, however many episodes it played."""
     found = [x.summary() for x in parts]
     returns = [x["return"]["mean"] for x in found if x["episodes"]]

@@ -1,5 +1,6 @@
 """All parameters of a network as one vector: one tensor to step, to measure, to copy or to move towards another."""
 
+import math
 from weakref import WeakKeyDictionary
 
 import torch
@@ -54,3 +55,12 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 def move_towards(target: Tensor, source: Tensor, tau: float) -> None:
     """target ← (1 - τ) target + τ source, for two vectors (Lillicrap et al. 2016, algorithm 1)."""
     target.lerp_(source, tau)
+
+
+@torch.no_grad()
+def shorten(gradient: Tensor, longest: float) -> Tensor:
+    """Scale the vector `gradient` in place to a norm of at most `longest`; its norm before, []."""
+    norm = torch.linalg.vector_norm(gradient)
+    if math.isfinite(longest):
+        gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from operant.core.finite import require_finite
-from operant.core.flat import Flat
+from operant.core.flat import Flat, shorten
 from operant.core.schedules import Schedule, scheduled
 
 
@@ -73,8 +73,7 @@ def descend(
     for loss in losses:
         loss.backward()
     if flat:
-        norm = torch.linalg.vector_norm(parameters[0].grad)
-        parameters[0].grad.mul_((max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+        norm = shorten(parameters[0].grad, max_gradient_norm)
     else:
         norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     require_finite(norm, "gradient's norm", step, record)

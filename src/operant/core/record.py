@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
@@ -114,6 +115,20 @@ class Policy(Protocol):
         ...
 
     def evaluate(self, observation: Any, action: Any) -> Evaluation: ...
+
+
+@runtime_checkable
+class World(Protocol):
+    """Where decisions are made: environments, or prompts with a reward. It goes on where the last rollout stopped."""
+
+    def rollout(self, policy: Any, size: int) -> Trajectory: ...
+
+
+def minibatches(rows: int, size: int) -> list[slice]:
+    """The rows 0 .. rows - 1 in as few stretches of at most `size` as there can be, all as long but for one row."""
+    number = -(-rows // size)
+    bounds = [-(-rows * i // number) for i in range(number + 1)]
+    return [slice(begin, end) for begin, end in pairwise(bounds)]
 
 
 def micro_batches(extent: Bool[Tensor, "B L"], budget: int) -> Iterator[Int[Tensor, " n"]]:

@@ -17,11 +17,3 @@ def rmsprop(
     """m ← ρ m + (1 - ρ) g²,  w ← w - α g / √(m + ε), both in place (Mnih et al. 2016, eq. 8 and 9)."""
     mean_square.mul_(decay).addcmul_(gradient, gradient, value=1 - decay)
     weights.addcdiv_(gradient, mean_square.add(epsilon).sqrt_(), value=-learning_rate)
-
-
-@torch.no_grad()
-def shorten(gradient: Float[Tensor, " N"], longest: float) -> Float[Tensor, ""]:
-    """Scale `gradient` in place to a norm of at most `longest`; its norm before."""
-    norm = gradient.norm()
-    gradient.mul_((longest / norm.clamp(min=1e-12)).clamp(max=1.0))
-    return norm

@@ -187,6 +187,12 @@ class Runner:
             reward = self.rewards(rewards, done, decided).T
         replay.add(seen, action, reward, terminated, truncated, reached, mask)
 
+    def at_random(self, size: int) -> Choose:
+        """Actions of `size` steps to come, drawn uniformly from the Box."""
+        low, high = self.actions.low, self.actions.high
+        drawn = low + (high - low) * torch.rand(size, self.env.num_envs, *self.actions.shape).numpy()
+        return lambda observation, t: drawn[t]
+
     def replay(self, capacity: int, gamma: float, n: int = 1) -> Replay:
         """An empty buffer for what `collect` sees here."""
         shape, kind = self.observation.shape[1:], np.float32 if isinstance(self.actions, spaces.Box) else np.int64

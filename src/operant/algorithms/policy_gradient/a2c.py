@@ -11,18 +11,18 @@ many: their fixed cost is the speed of the algorithm.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.finite import require_finite
-from operant.core.flat import Flat, flatten
+from operant.core.flat import Flat, flatten, shorten
 from operant.core.losses import masked_means, policy_gradient_loss, standardize, value_loss
-from operant.core.record import Trajectory
+from operant.core.record import Trajectory, World
 from operant.core.returns import gae
-from operant.core.rmsprop import rmsprop, shorten
+from operant.core.rmsprop import rmsprop
 from operant.core.schedules import Schedule, scheduled
 
 Metrics = dict[str, float]
@@ -57,13 +57,6 @@ class Config:
     """RMSProp's ε, inside the root."""
     report_every: int = 100
     """Updates between two reports, which are means over them; the run may be saved there."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """Environments that go on where the last rollout stopped."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass

@@ -23,8 +23,8 @@ from torch import Tensor
 from operant.algorithms.policy_gradient import a2c
 from operant.core.errors import InputError
 from operant.core.finite import require_finite
-from operant.core.flat import Flat, flatten
-from operant.core.rmsprop import rmsprop, shorten
+from operant.core.flat import Flat, flatten, shorten
+from operant.core.rmsprop import rmsprop
 from operant.core.schedules import scheduled
 from operant.core.workers import workers
 

@@ -14,7 +14,7 @@ Elsayed, Vasan and Mahmood 2024, "Streaming deep reinforcement learning finally 
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from operant.core.errors import InputError
 from operant.core.finite import require_finite
 from operant.core.flat import Flat, flatten
-from operant.core.record import Trajectory
+from operant.core.record import Trajectory, World
 from operant.core.returns import td_error
 from operant.core.schedules import Schedule, scheduled
 
@@ -53,13 +53,6 @@ class Config:
     """κ of the value's step."""
     report_every: int = 1000
     """Steps between two reports, which are means over them; the run may be saved there."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """One environment."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass

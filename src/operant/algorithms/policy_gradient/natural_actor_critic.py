@@ -14,8 +14,7 @@ and after: the same policy written with other parameters takes the same step. No
 import dataclasses
 import math
 from collections.abc import Iterator
-from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -27,7 +26,7 @@ from operant.core.finite import require_finite
 from operant.core.flat import Flat, flatten
 from operant.core.losses import importance_ratio, standardize, value_loss
 from operant.core.optimise import descend
-from operant.core.record import Record, Trajectory
+from operant.core.record import Record, Trajectory, World, minibatches
 from operant.core.returns import gae
 from operant.networks.actor_critic import ActorCritic
 
@@ -66,13 +65,6 @@ class Config:
     """Step size of the critic's Adam."""
     adam_epsilon: float = 1e-5
     """Adam's ε."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """Environments that go on where the last rollout stopped."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass
@@ -161,14 +153,12 @@ def natural_step(state: State, batch: Batch, config: Config) -> tuple[Float[Tens
 
 def fit_critic(state: State, batch: Batch, config: Config) -> float:
     """Some epochs of minibatch steps towards the targets; the mean loss."""
-    number = math.ceil(len(batch) / config.minibatch)
-    bounds = [len(batch) * i // number for i in range(number + 1)]
     losses: list[Tensor] = []
     for _ in range(config.epochs):
         order = torch.randperm(len(batch))
         observation, target = batch.observation[order], batch.target[order]
-        for begin, end in pairwise(bounds):
-            loss = value_loss(state.policy.value(observation[begin:end]), target[begin:end]).mean()
+        for part in minibatches(len(batch), config.minibatch):
+            loss = value_loss(state.policy.value(observation[part]), target[part]).mean()
             descend(state.optimizer, [loss], config.learning_rate, math.inf, state.step, batch)
             losses.append(loss.detach())
     return torch.stack(losses).mean().item()

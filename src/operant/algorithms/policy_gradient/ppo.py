@@ -10,11 +10,9 @@ today are the business of the world and the policy: `world.rollout(policy, size)
 """
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -33,7 +31,7 @@ from operant.core.losses import (
     value_loss,
 )
 from operant.core.optimise import descend
-from operant.core.record import Policy, Record, Trajectory, micro_batches
+from operant.core.record import Policy, Record, Trajectory, World, micro_batches, minibatches
 from operant.core.returns import gae
 from operant.core.schedules import Schedule, scheduled
 
@@ -87,13 +85,6 @@ class Config:
     """Gradients longer than this are shortened to it."""
     adam_epsilon: float = 1e-5
     """Adam's ε."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """Where decisions are made: environments, or prompts with a reward."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass
@@ -162,13 +153,12 @@ def update(
 ) -> Metrics:
     """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds micro-batches to every step (PPO-ptx)."""
     rows = batch if state.policy.memory else batch.flatten()
-    number = math.ceil(len(rows) / config.minibatch)
-    bounds = [-(-len(rows) * i // number) for i in range(number + 1)]
+    parts = minibatches(len(rows), config.minibatch)
     steps: list[Tensor] = []
     for _ in range(config.epochs):
-        shuffled = rows[torch.randperm(len(rows))] if number > 1 else rows
-        for begin, end in pairwise(bounds):
-            minibatch = shuffled[begin:end] if number > 1 else rows
+        shuffled = rows[torch.randperm(len(rows))] if len(parts) > 1 else rows
+        for part in parts:
+            minibatch = shuffled[part] if len(parts) > 1 else rows
             steps.append(_minibatch_step(state, minibatch, config, auxiliary_loss))
             if state.step == 0 and len(steps) == 1:
                 _check_first_ratio(steps[0][SHOWN.index("policy/ratio")].item())
@@ -178,7 +168,7 @@ def update(
         metrics["value/explained_variance"] = _explained_variance(batch)
     if auxiliary_loss is None:
         del metrics["loss/auxiliary"]
-    last_epoch = torch.stack(steps[-number:])[:, SHOWN.index("policy/approx_kl")]
+    last_epoch = torch.stack(steps[-len(parts) :])[:, SHOWN.index("policy/approx_kl")]
     state.old_policy_penalty.update(last_epoch.mean().item())
     return metrics
 

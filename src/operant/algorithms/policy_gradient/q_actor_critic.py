@@ -11,7 +11,7 @@ gradient on average, with less noise. The critic alone says how good a decision 
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from operant.core.errors import InputError
 from operant.core.finite import require_finite
 from operant.core.flat import flatten
 from operant.core.losses import masked_means, policy_gradient_loss, value_loss
-from operant.core.record import Trajectory
+from operant.core.record import Trajectory, World
 from operant.core.returns import n_step_return
 from operant.core.schedules import Schedule, scheduled
 
@@ -50,13 +50,6 @@ class Config:
     """Adam's ε."""
     report_every: int = 100
     """Updates between two reports, which are means over them; the run may be saved there."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """Environments that go on where the last rollout stopped."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass

@@ -27,7 +27,7 @@ from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
 from operant.core.optimise import descend
 from operant.core.record import Transition
-from operant.core.settings import require_counts, require_within
+from operant.core.settings import OffPolicy, require_off_policy, require_within
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
 from operant.networks.continuous import DeterministicActorCritic
@@ -37,29 +37,7 @@ SHOWN = ("loss/value", "loss/policy", "value/action_value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    steps: int = 1_000_000
-    """Steps of all environments together."""
-    report_every: int = 1000
-    """Steps between two lines of metrics."""
-    capacity: int = 1_000_000
-    """Transitions that the replay buffer keeps."""
-    learning_starts: int = 10_000
-    """Steps before the first update; their actions are random."""
-    train_every: int = 1
-    """Steps between two updates."""
-    gradient_steps: int = 1
-    """Minibatches of an update."""
-    batch: int = 256
-    """Transitions in a minibatch."""
-    actor_learning_rate: float = 3e-4
-    """Step size of the actor's Adam."""
-    critic_learning_rate: float = 3e-4
-    """Step size of the critics' Adam."""
-    gamma: float = 0.99
-    """Discount γ."""
-    tau: float = 0.005
-    """How far target networks move at a time; 1 = a copy."""
+class Config(OffPolicy):
     noise: float = 0.1
     """Size σ of the noise on actions; 1 = half the width of the box."""
     noise_kind: Literal["gaussian", "ornstein_uhlenbeck"] = "gaussian"
@@ -84,16 +62,9 @@ class State:
 
 
 def init(policy: DeterministicActorCritic, world: Runner, config: Config) -> State:
-    require_counts(config, "report_every", "train_every", "gradient_steps", "batch")
+    require_off_policy(config, world.env.num_envs)
     require_within(config, 0, math.inf, "noise")
     require_within(config, 0, 2, "noise_theta")  # beyond 2 it grows and grows
-    if config.train_every % world.env.num_envs:
-        raise InputError(
-            f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "
-            "give a multiple of their number"
-        )
-    if not 0 < config.tau <= 1:
-        raise InputError(f"tau {config.tau} moves target networks nowhere or too far: give a number above 0, up to 1")
     if config.noise_kind not in ("gaussian", "ornstein_uhlenbeck"):
         raise InputError(f'noise_kind is "gaussian" or "ornstein_uhlenbeck", not {config.noise_kind!r}')
     if config.noise_kind == "gaussian" and config.noise_theta != Config.noise_theta:
@@ -121,8 +92,7 @@ def explore(state: State, config: Config, size: int) -> Choose:
     """Actions of `size` steps to come: random ones at first, then μ(s) + noise, clipped to the box."""
     space, envs = state.world.actions, state.world.env.num_envs
     if state.step < config.learning_starts:
-        random = space.low + (space.high - space.low) * torch.rand(size, envs, *space.shape).numpy()
-        return lambda observation, t: random[t]
+        return state.world.at_random(size)
     bounds, actor = state.policy.actor.bounds, state.policy.actor.reflex(size, envs, greedy=True)
     if config.noise_kind == "gaussian":
         noise = config.noise * torch.randn(size, envs, *space.shape)

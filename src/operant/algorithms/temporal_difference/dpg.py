@@ -14,7 +14,7 @@ and target networks stable.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.finite import require_finite
-from operant.core.record import Trajectory
+from operant.core.record import Trajectory, World
 from operant.core.returns import td_error
 from operant.networks.linear import LinearActorCritic, linear, step_linear
 
@@ -50,13 +50,6 @@ class Config:
     """Grids of tiles, each displaced against the others."""
     across: int = 8
     """Tiles of a grid in every dimension of the observation."""
-
-
-@runtime_checkable
-class World(Protocol):
-    """Environments that go on where the last rollout stopped."""
-
-    def rollout(self, policy: Any, size: int) -> Trajectory: ...
 
 
 @dataclasses.dataclass

@@ -27,7 +27,7 @@ from operant.core.errors import InputError
 from operant.core.flat import Flat, flatten, move_towards
 from operant.core.optimise import descend
 from operant.core.record import Transition
-from operant.core.settings import require_counts, require_within
+from operant.core.settings import require_counts, require_off_policy, require_within
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
@@ -103,17 +103,9 @@ class State:
 
 
 def init(policy: QNetwork, world: Runner, config: Config) -> State:
-    require_counts(config, "report_every", "train_every", "gradient_steps", "batch", "target_every", "epsilon_steps")
+    require_off_policy(config, world.env.num_envs)
+    require_counts(config, "target_every", "epsilon_steps")
     require_within(config, 0, 1, "epsilon_start", "epsilon_end")
-    if config.train_every % world.env.num_envs:
-        raise InputError(
-            f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "
-            "give a multiple of their number"
-        )
-    if not 0 < config.tau <= 1:
-        raise InputError(
-            f"tau {config.tau} moves the target network nowhere or too far: give a number above 0, up to 1"
-        )
     if not config.huber_threshold > 0:
         raise InputError(
             f"huber_threshold is {config.huber_threshold}: give a number above 0; infinity squares all errors"

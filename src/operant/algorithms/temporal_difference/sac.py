@@ -26,7 +26,7 @@ from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
 from operant.core.optimise import descend
 from operant.core.record import Transition
-from operant.core.settings import require_counts
+from operant.core.settings import OffPolicy, require_off_policy
 from operant.envs.replay import Replay
 from operant.envs.runner import Choose, Runner
 from operant.networks.continuous import Critics, SoftActorCritic
@@ -36,29 +36,7 @@ SHOWN = ("loss/value", "loss/policy", "value/action_value", "policy/entropy", "p
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    steps: int = 1_000_000
-    """Steps of all environments together."""
-    report_every: int = 1000
-    """Steps between two lines of metrics."""
-    capacity: int = 1_000_000
-    """Transitions that the replay buffer keeps."""
-    learning_starts: int = 10_000
-    """Steps before the first update; their actions are random."""
-    train_every: int = 1
-    """Steps between two updates."""
-    gradient_steps: int = 1
-    """Minibatches of an update."""
-    batch: int = 256
-    """Transitions in a minibatch."""
-    actor_learning_rate: float = 3e-4
-    """Step size of Adam for the actor and for log α."""
-    critic_learning_rate: float = 3e-4
-    """Step size of the critics' Adam."""
-    gamma: float = 0.99
-    """Discount γ."""
-    tau: float = 0.005
-    """How far target networks move at a time; 1 = a copy."""
+class Config(OffPolicy):
     alpha: float | None = None
     """Weight α of the entropy; none = learned."""
     alpha_start: float = 1.0
@@ -82,14 +60,7 @@ class State:
 
 
 def init(policy: SoftActorCritic, world: Runner, config: Config) -> State:
-    require_counts(config, "report_every", "train_every", "gradient_steps", "batch")
-    if config.train_every % world.env.num_envs:
-        raise InputError(
-            f"train_every {config.train_every} steps cannot be shared equally by {world.env.num_envs} environments: "
-            "give a multiple of their number"
-        )
-    if not 0 < config.tau <= 1:
-        raise InputError(f"tau {config.tau} moves target networks nowhere or too far: give a number above 0, up to 1")
+    require_off_policy(config, world.env.num_envs)
     if config.alpha is not None and (config.alpha_start != 1.0 or config.target_entropy is not None):
         raise InputError(f"alpha {config.alpha} stands still: leave out alpha_start and target_entropy")
     if min(config.alpha_start, 1.0 if config.alpha is None else config.alpha) <= 0:
@@ -111,11 +82,9 @@ def init(policy: SoftActorCritic, world: Runner, config: Config) -> State:
 
 def explore(state: State, config: Config, size: int) -> Choose:
     """Actions of `size` steps to come: random ones at first, then draws of π."""
-    space, envs = state.world.actions, state.world.env.num_envs
     if state.step < config.learning_starts:
-        random = space.low + (space.high - space.low) * torch.rand(size, envs, *space.shape).numpy()
-        return lambda observation, t: random[t]
-    return state.policy.actor.reflex(size, envs, greedy=False)
+        return state.world.at_random(size)
+    return state.policy.actor.reflex(size, state.world.env.num_envs, greedy=False)
 
 
 @torch.no_grad()

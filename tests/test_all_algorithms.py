@@ -344,7 +344,7 @@ DQN_CHANGED = OFF_POLICY_CHANGED | {
     "epsilon_start": 0.5,
     "epsilon_end": 0.9,
     "epsilon_steps": 12,
-    "double": True,
+    "double": With(True, {"learning_rate": 0.3}),  # so that the networks do not agree
     "duelling": True,
     "n_step": 3,
     "huber_threshold": 0.01,

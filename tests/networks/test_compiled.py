@@ -8,8 +8,8 @@ import torch
 from operant.core.flat import vector
 from operant.core.record import Evaluation
 from operant.networks.actor_critic import ActorCritic
-from operant.networks.compiled import _tanh
 from operant.networks.heads import Gaussian
+from operant.networks.perceptron import _tanh
 
 SHAPES = [(), (5,), (7, 3), (16, 16, 8)]
 

@@ -11,7 +11,8 @@ class Flat(nn.Parameter):
     """A vector whose stretches are the parameters of a module. Its gradient's stretches are their gradients."""
 
 
-_VECTORS: WeakKeyDictionary[nn.Module, Flat] = WeakKeyDictionary()
+_VECTORS: WeakKeyDictionary[nn.Module, tuple[Flat, nn.Parameter, bool]] = WeakKeyDictionary()
+"""(vector, the first parameter in it, whether all parameters are in it) of flattened modules."""
 
 
 @torch.no_grad()
@@ -28,21 +29,20 @@ def flatten(module: nn.Module) -> Flat:
     flat.grad = torch.zeros_like(flat)
     for p, stretch, slope in zip(parameters, flat.data.split(sizes), flat.grad.split(sizes), strict=True):
         p.data, p.grad = stretch.view_as(p), slope.view_as(p)
-    _VECTORS[module] = flat
+    _VECTORS[module] = flat, parameters[0], all(p.requires_grad for p in module.parameters())
     return flat
 
 
-def vector(module: nn.Module) -> Flat | None:
-    """The vector that `flatten` made of this module; None where there is none, or its parts have left it."""
-    flat = _VECTORS.get(module)
-    if flat is None or flat.grad is None:
+def vector(module: nn.Module, whole: bool = False) -> Flat | None:
+    """The vector that `flatten` made of this module; None where there is none, or its parts have left it.
+
+    If `whole`, also where some parameters, which were frozen, are not in it.
+    """
+    flat, first, complete = _VECTORS.get(module, (None, None, False))
+    if flat is None or first is None or flat.grad is None or first.grad is None or (whole and not complete):
         return None
-    first = next(p for p in module.parameters() if p.requires_grad)
-    whole = first.grad is not None and (first.data_ptr(), first.grad.data_ptr()) == (
-        flat.data_ptr(),
-        flat.grad.data_ptr(),
-    )
-    return flat if whole else None
+    joined = (first.data_ptr(), first.grad.data_ptr()) == (flat.data_ptr(), flat.grad.data_ptr())
+    return flat if joined else None
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from operant.core.adam import VectorAdam
 from operant.core.finite import require_finite
 from operant.core.flat import Flat, shorten
 from operant.core.schedules import Schedule, scheduled
@@ -72,12 +73,17 @@ def descend(
         optimizer.zero_grad()
     for loss in losses:
         loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    if isinstance(optimizer, VectorAdam):
+        norm = optimizer.norm()
+        require_finite(norm, "gradient's norm", step, record)
+        optimizer.shortened_step(min(max_gradient_norm / (norm + 1e-6), 1.0))
+        return torch.scalar_tensor(norm)
     if flat:
         norm = shorten(parameters[0].grad, max_gradient_norm)
     else:
         norm = nn.utils.clip_grad_norm_(parameters, max_gradient_norm)
     require_finite(norm, "gradient's norm", step, record)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
     optimizer.step()
     return norm

@@ -14,6 +14,7 @@ from operant.core.errors import InputError
 from operant.networks.image import NatureCNN
 from operant.networks.masks import Allowed, MaskedBox
 from operant.networks.mlp import mlp
+from operant.networks.perceptron import layers_of, through
 
 
 class Duelling(nn.Module):
@@ -42,14 +43,15 @@ class QNetwork(nn.Module):
         self.network = nn.Sequential(Allowed(network, actions, least)) if masked else network
         self.actions, self.masked = actions, masked
         self.duelling = isinstance(network[-1], Duelling)
+        self.layers = layers_of(self, self.network)
 
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "... A"]:
-        return self.network(observation)
+        return through(self.network, self, self.layers, observation)
 
     @torch.no_grad()
     def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:
         """argmax_a Q(s, a), whatever `greedy` is."""
-        return self.network(observation).argmax(-1)
+        return self(observation).argmax(-1)
 
     def explorer(self, steps: int, rows: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """(observation [B, ...], step) -> one of the allowed actions, each equally likely; all chance is drawn now."""

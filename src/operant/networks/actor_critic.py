@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from operant.core.errors import InputError
-from operant.core.flat import Flat, flatten, vector
+from operant.core.flat import flatten
 from operant.core.record import Evaluation
 from operant.networks import compiled
 from operant.networks.heads import Categorical, Draw, Gaussian, Head, MultiCategorical
@@ -17,6 +17,7 @@ from operant.networks.image import ImageActorCritic
 from operant.networks.in_numpy import Function, in_numpy
 from operant.networks.masks import Allowed, MaskedBox, Unmasked
 from operant.networks.mlp import Initialisation, mlp
+from operant.networks.perceptron import compilable
 
 
 class ActorCritic(nn.Module):
@@ -63,15 +64,9 @@ class ActorCritic(nn.Module):
         return lambda observation, step: draw(compute(observation), step)
 
     def value(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B"]:
-        flat = None if torch.is_grad_enabled() else self._compiled()
-        if self.shape is not None and flat is not None:
+        if self.shape is not None and not torch.is_grad_enabled() and (flat := compilable(self)) is not None:
             return compiled.value(flat, self.shape, observation)
         return self.critic(observation).squeeze(-1)
-
-    def _compiled(self) -> Flat | None:
-        """The vector of parameters that compiled loops can use, if they can."""
-        flat = vector(self) if self.shape is not None else None
-        return flat if flat is not None and flat.device.type == "cpu" and flat.dtype == torch.float32 else None
 
     @torch.no_grad()
     def act(
@@ -82,8 +77,7 @@ class ActorCritic(nn.Module):
         return action, self.head.log_prob(output, action), self.value(observation), None
 
     def evaluate(self, observation: Float[Tensor, "B T D"], action: Shaped[Tensor, "B T ..."]) -> Evaluation:
-        flat = self._compiled()
-        if self.shape is not None and flat is not None:
+        if self.shape is not None and (flat := compilable(self)) is not None:
             return compiled.evaluate(flat, self.shape, observation, action)
         output = self.actor(observation)
         return Evaluation(self.head.log_prob(output, action), self.head.entropy(output), self.value(observation))

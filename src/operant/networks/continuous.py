@@ -13,6 +13,7 @@ from operant.core.errors import InputError
 from operant.networks.heads import Draw, SquashedGaussian
 from operant.networks.in_numpy import in_numpy
 from operant.networks.mlp import mlp
+from operant.networks.perceptron import layers_of, through
 
 Shape = tuple[tuple[int, ...], type[nn.Module]]
 """(widths of the hidden layers, what stands between the layers)."""
@@ -53,14 +54,16 @@ class Critics(nn.Module):
         super().__init__()
         self.bounds = bounds
         inputs = observation_size + len(bounds.center)
-        self.networks = nn.ModuleList(_perceptron(inputs, shape, 1) for _ in range(count))
+        networks = [_perceptron(inputs, shape, 1) for _ in range(count)]
+        self.networks = nn.ModuleList(networks)
+        self.parts = [(network, layers_of(self, network)) for network in networks]
 
     def forward(
         self, observation: Float[Tensor, "*B D"], action: Float[Tensor, "*B A"], count: int | None = None
     ) -> list[Float[Tensor, "*B"]]:
         """Q_i(s, a) of each critic, or of the first `count`."""
         both = torch.cat([observation, self.bounds.inverse(action)], -1)
-        return [network(both).squeeze(-1) for network in self.networks[:count]]
+        return [through(network, self, layers, both).squeeze(-1) for network, layers in self.parts[:count]]
 
 
 class DeterministicActor(nn.Module):
@@ -88,10 +91,11 @@ class SoftActor(nn.Module):
         self.head = SquashedGaussian(bounds.center - bounds.scale, bounds.center + bounds.scale)
         self.network = _perceptron(observation_size, shape, self.head.size)
         self.log_alpha = nn.Parameter(torch.zeros(()))
+        self.layers = layers_of(self, self.network)
 
     def forward(self, observation: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "*B A"], Float[Tensor, "*B"]]:
         """(action, its log-density)."""
-        return self.head.sample(self.network(observation))
+        return self.head.sample(through(self.network, self, self.layers, observation))
 
     def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
         """The action alone, in NumPy."""

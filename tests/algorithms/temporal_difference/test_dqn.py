@@ -146,10 +146,10 @@ class TestLoss:
         config = dqn.Config(double=double)
         state, batch = self.state(config), batch_of()
         error, _, target = dqn.loss(state, batch, state.target(batch.next_observation).detach(), config)
-        own = torch.autograd.grad(error.sum(), list(state.policy.parameters()))
+        own = torch.autograd.grad(error.sum(), state.parameters)
         value = state.policy(batch.observation).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         alone = dqn.huber_loss(value, target)
-        due = torch.autograd.grad(alone.sum(), list(state.policy.parameters()))
+        due = torch.autograd.grad(alone.sum(), state.parameters)
         torch.testing.assert_close(own, due)
 
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from operant.core.adam import adam
 from operant.core.conjugate_gradient import conjugate_gradient, fisher_product, flat_gradient, sampled_fisher_product
 from operant.core.errors import InputError
 from operant.core.finite import require_finite
@@ -102,7 +103,7 @@ def init(policy: Any, world: World, config: Config) -> State:
         if not getattr(config, name) > 0:
             raise InputError(f"{name} is {getattr(config, name)}: an update needs more than 0")
     weights, critic = flatten(actor(policy)), flatten(policy.critic)
-    optimizer = torch.optim.Adam([critic], lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    optimizer = adam([critic], config.learning_rate, config.adam_epsilon)
     return State(policy, optimizer, world, weights)
 
 

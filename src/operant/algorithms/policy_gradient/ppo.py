@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from operant.core.adam import adam
 from operant.core.divergences import AdaptiveKL, kl_estimate
 from operant.core.errors import InputError
 from operant.core.flat import trainable
@@ -105,10 +106,6 @@ class Batch(Record):
     target: Float[Tensor, "B T"]
 
 
-def adam(policy: nn.Module, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.Adam(trainable(policy), lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
-
-
 def init(policy: Any, world: World, config: Config) -> State:
     target = config.old_policy_target
     if config.objective not in ("clip", "kl"):
@@ -119,7 +116,7 @@ def init(policy: Any, world: World, config: Config) -> State:
             "distance above 0; set both, or leave it out"
         )
     penalty = AdaptiveKL(config.old_policy_beta, target or 1.0, "schulman" if target else "fixed")
-    return State(policy, adam(policy, config), world, penalty)
+    return State(policy, adam(trainable(policy), config.learning_rate, config.adam_epsilon), world, penalty)
 
 
 def prepare(trajectory: Trajectory, config: Config) -> Batch:

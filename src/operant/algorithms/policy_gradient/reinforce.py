@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from operant.core.adam import adam
 from operant.core.errors import InputError
 from operant.core.flat import trainable
 from operant.core.losses import masked_means, policy_gradient_loss, standardize, value_loss
@@ -83,7 +84,7 @@ def init(policy: Any, world: World, config: Config) -> State:
         raise InputError(
             "discount_states goes with reward_to_go: the return of a whole episode has γ^t in it already; choose one"
         )
-    optimizer = torch.optim.Adam(trainable(policy), lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    optimizer = adam(trainable(policy), config.learning_rate, config.adam_epsilon)
     return State(policy, optimizer, world)
 
 

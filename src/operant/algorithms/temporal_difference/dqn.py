@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from operant.core.action_values import double_q_value, huber_loss, td_target
+from operant.core.adam import adam
 from operant.core.errors import InputError
 from operant.core.flat import Flat, flatten, move_towards
 from operant.core.optimise import descend
@@ -120,7 +121,7 @@ def init(policy: QNetwork, world: Runner, config: Config) -> State:
         replay = PrioritisedReplay(replay, config.priority_alpha, config.priority_epsilon)
     target = copy.deepcopy(policy)
     parameters, target_parameters = flatten(policy), flatten(target)
-    optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, fused=True)
+    optimizer = adam([parameters], config.learning_rate)
     return State(policy, target, optimizer, world, replay, parameters, target_parameters)
 
 
@@ -157,13 +158,13 @@ def loss(
     return huber_loss(value, target, config.huber_threshold), value.detach(), target
 
 
-def update(state: State, config: Config) -> list[Tensor]:
-    """`gradient_steps` steps of the optimiser; what is `SHOWN` of each.
+def update(state: State, config: Config) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """`gradient_steps` steps of the optimiser; what is `SHOWN` the means of, for each.
 
     The target network stands still meanwhile: it values the next states of many minibatches in one pass.
     """
     together = 1 if config.prioritised else max(TOGETHER // config.batch, 1)
-    shown: list[Tensor] = []
+    shown: list[tuple[Tensor, Tensor, Tensor]] = []
     while len(shown) < config.gradient_steps:
         count = min(together, config.gradient_steps - len(shown))
         drawn, rows, weight = draw(state, count * config.batch, config)
@@ -178,7 +179,7 @@ def update(state: State, config: Config) -> list[Tensor]:
             norm = descend(state.optimizer, [mean], rate, longest, state.step, batch)
             if isinstance(state.replay, PrioritisedReplay):
                 state.replay.update(rows, target - value)
-            shown.append(torch.stack([mean.detach(), value.mean(), norm]))
+            shown.append((mean.detach(), value, norm))
     return shown
 
 
@@ -195,7 +196,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
     if not state.world.resumes:
         state.replay.cut()
     envs = state.world.env.num_envs
-    shown: list[Tensor] = []
+    shown: list[tuple[Tensor, Tensor, Tensor]] = []
     while state.step < config.steps:
         before, size = state.step, max(min(config.train_every, config.steps - state.step) // envs, 1)
         state.world.collect(epsilon_greedy(state, config, size), state.replay, size)
@@ -208,6 +209,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         if state.step // config.report_every > before // config.report_every or state.step >= config.steps:
             metrics = {"exploration/epsilon": scheduled_epsilon(state.step, config)}
             if shown:
-                metrics |= dict(zip(SHOWN, torch.stack(shown).mean(0).tolist(), strict=True))
+                means = (torch.stack(column).mean().item() for column in zip(*shown, strict=True))
+                metrics |= dict(zip(SHOWN, means, strict=True))
             shown = []
             yield metrics

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from operant.core.action_values import soft_value, td_target
+from operant.core.adam import adam
 from operant.core.errors import InputError
 from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
@@ -71,8 +72,8 @@ def init(policy: SoftActorCritic, world: Runner, config: Config) -> State:
     return State(
         policy,
         target,
-        torch.optim.Adam([actor], lr=config.actor_learning_rate, fused=True),
-        torch.optim.Adam([critics], lr=config.critic_learning_rate, fused=True),
+        adam([actor], config.actor_learning_rate),
+        adam([critics], config.critic_learning_rate),
         world,
         world.replay(config.capacity, config.gamma),
         critics,

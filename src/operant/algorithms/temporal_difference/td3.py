@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from operant.core.action_values import td_target
+from operant.core.adam import adam
 from operant.core.errors import InputError
 from operant.core.flat import Flat, flatten, move_towards
 from operant.core.losses import value_loss
@@ -75,8 +76,8 @@ def init(policy: DeterministicActorCritic, world: Runner, config: Config) -> Sta
     return State(
         policy,
         target,
-        torch.optim.Adam([actor], lr=config.actor_learning_rate, fused=True),
-        torch.optim.Adam([critics], lr=config.critic_learning_rate, fused=True),
+        adam([actor], config.actor_learning_rate),
+        adam([critics], config.critic_learning_rate),
         world,
         world.replay(config.capacity, config.gamma),
         (actor, critics),

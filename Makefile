@@ -50,6 +50,7 @@ bench-tabular: .venv/installed
 bench-control: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[box2d]'
 	$(BIN)/python benchmarks/control.py
+	$(BIN)/python benchmarks/a3c.py
 	$(BIN)/python benchmarks/learning.py --suite classic mujoco --jobs 2
 
 # Figures of Sutton and Barto with our algorithms: docs/textbook/figures.md.

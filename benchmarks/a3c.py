@@ -6,8 +6,8 @@
 The settings are those of recipes/train/a3c.toml, the environments of a process included. A run is solved when the mean
 of its last 100 training episodes is 475 or more; the time is that of the report that says so, and includes the start of
 the processes. Runs take turns, seed by seed. `ratio` is the time of one process over that of so many: the ratio of the
-medians over seeds, of the whole run and up to 475, where a run that never gets there counts as infinitely long. One
-JSON line with all of it goes to results/a3c.json.
+medians over seeds, of the whole run and up to 475, where a run that never gets there counts as infinitely long and
+is null. One JSON line with all of it goes to results/a3c.json.
 """
 
 import argparse
@@ -68,10 +68,13 @@ def main() -> None:
     for key in ("solved", "whole"):
         medians = {n: statistics.median(r[key] for r in runs) for n, runs in found.items()}
         figure[key] = {
-            f"{n} processes": {"median": round(medians[n], 2), "all": [round(r[key], 2) for r in runs],
-                               "ratio": round(medians[args.workers[0]] / medians[n], 2)}
+            f"{n} processes": {
+                "median": round(medians[n], 2),
+                "ratio": round(medians[args.workers[0]] / medians[n], 2),
+                "all": [round(r[key], 2) if r[key] < float("inf") else None for r in runs],
+            }
             for n, runs in found.items()
-        }  # fmt: skip
+        }
     figure |= {
         "machine": machine(),
         "commit": commit(),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from operant.core.adam import VectorAdam, adam
+from operant.core.adam import Adam, adam
 from operant.core.errors import Diverged
 from operant.core.flat import flatten
 from operant.core.optimise import descend
@@ -28,7 +28,7 @@ def test_a_hundred_steps_are_those_of_pytorch(longest, epsilon):
     ours, theirs = network(), network()
     compiled = adam([flatten(ours)], 0.01, epsilon)
     due = torch.optim.Adam(theirs.parameters(), eps=epsilon)
-    assert isinstance(compiled, VectorAdam)
+    assert isinstance(compiled, Adam)
     for step in range(100):
         rate = 0.01 / (1 + step)
         norms = [descend(o, [loss(m, step)], rate, longest, step) for o, m in ((compiled, ours), (due, theirs))]

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operant.envs.evaluation import evaluate
+from operant.envs.evaluation import play
 from operant.envs.make import Light, make
 from operant.envs.runner import Runner
 
@@ -37,14 +37,13 @@ class Still:
 
 def test_short_episodes_do_not_crowd_out_long_ones():
     runner = Runner(Light([lambda: Timed(2), lambda: Timed(100)]), 2)
-    found = evaluate(Still(), runner, 7)
-    assert sorted(found.returns) == [2.0] * 4 + [100.0] * 3
-    np.testing.assert_array_equal(found.returns, found.lengths)
+    found = sorted(play(Still(), runner, 7))
+    assert found == [(2.0, 2)] * 4 + [(100.0, 100)] * 3
 
 
 def test_episodes_that_never_end_are_given_up():
     runner = Runner(Light([lambda: Timed(3), lambda: Timed(0)]), 2)
-    assert evaluate(Still(), runner, 4, longest=10).returns.tolist() == [3.0, 3.0]
+    assert list(play(Still(), runner, 4, longest=10)) == [(3.0, 3), (3.0, 3)]
 
 
 def test_with_a_reset_step_the_same_episodes_come_out():
@@ -52,7 +51,6 @@ def test_with_a_reset_step_the_same_episodes_come_out():
     native, plain = make("CartPole-v1", 4), make("CartPole-v1", 3)
     assert type(native) is not type(plain)
     for env in (native, plain):
-        found = evaluate(Still(), Runner(env, env.num_envs), 12)
-        assert len(found.returns) == 12
-        assert 8 <= found.lengths.min() <= found.lengths.max() <= 11
-        np.testing.assert_array_equal(found.returns, found.lengths)
+        found = list(play(Still(), Runner(env, env.num_envs), 12))
+        assert len(found) == 12
+        assert all(8 <= length == total <= 11 for total, length in found)

@@ -10,6 +10,7 @@ from operant.core.errors import InputError
 from operant.core.flat import flatten
 from operant.networks.action_values import Duelling, q_network
 from operant.networks.in_numpy import in_numpy
+from operant.networks.masks import MaskedBox
 
 NUMBERS = spaces.Box(-1, 1, (5,), np.float32)
 IMAGE = spaces.Box(0, 255, (4, 40, 36), np.uint8)
@@ -67,3 +68,18 @@ def test_images_go_through_torch():
 def test_spaces_that_do_not_fit_are_refused(observation, action, message):
     with pytest.raises(InputError, match=message):
         q_network(observation, action)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_who_asks_for_no_greedy_actions_gets_random_ones_as_often_as_epsilon_says(masked):
+    torch.manual_seed(0)
+    space = MaskedBox(NUMBERS, 3) if masked else NUMBERS
+    network = q_network(space, ACTIONS, (16,), epsilon=0.3)
+    seen = torch.zeros(3000, space.shape[0])
+    if masked:
+        seen[:, -3:] = torch.tensor([1.0, 0.0, 1.0])
+    best = network.choose(seen)
+    drawn = network.choose(seen, greedy=False)
+    allowed = 2 if masked else 3
+    assert (drawn != best).float().mean().item() == pytest.approx(0.3 * (1 - 1 / allowed), abs=0.03)
+    assert len(drawn.unique()) == allowed

@@ -45,7 +45,7 @@ def q_network(world: Any, options: Any) -> Any:
     """Q(s, a) of every action."""
     from operant.networks import action_values
 
-    shape = (tuple(options.hidden), options.duelling, activation(options))
+    shape = (tuple(options.hidden), options.duelling, activation(options), options.epsilon_end)
     return formatted(action_values.q_network(world.observation_space, world.actions, *shape), options)
 
 

@@ -61,7 +61,10 @@ class Options:
     env_args: dict[str, str] = dataclasses.field(default_factory=dict)
     """Settings of the environment, such as sutton_barto_reward True."""
     evaluation_episodes: int = 100
-    """Episodes that the trained policy plays greedily at the end, in environments with seeds of their own."""
+    """Episodes that the trained policy plays at the end, in environments with seeds of their own."""
+    evaluation_stochastic: bool = False
+    """There it draws its actions, and does not take the best one; DQN's are random as often as at the end of training.
+    Usual for Atari games, which a greedy policy can play in circles."""
     threads: int = 1
     """CPU threads; small networks are fastest with one."""
     checkpoint_every: int = 0

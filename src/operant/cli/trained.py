@@ -26,21 +26,24 @@ def stage(options: Any, observations: Any, envs: int, seed: int, render_mode: st
 
 def figures(policy: Any, observations: Any, options: Any, episodes: int, greedy: bool, seed: int) -> dict[str, Any]:
     """Mean return and length of episodes, with bootstrap intervals."""
+    import numpy as np
     import torch
 
-    from operant.envs.evaluation import evaluate
+    from operant.envs.evaluation import play
+    from operant.experiment.progress import Progress
 
     torch.manual_seed(seed)
     runner = stage(options, observations, min(episodes, EVALUATION_ENVIRONMENTS), seed)
-    found = evaluate(policy, runner, episodes, greedy)
+    played: list[tuple[float, int]] = []
+    with Progress(episodes, unit="episode", brief=True) as progress:
+        for result in play(policy, runner, episodes, greedy):
+            played.append(result)
+            progress.update(len(played), {})
     runner.env.close()
-    if not len(found.returns):
+    if not played:
         return {"episodes": 0}
-    return {
-        "return": bootstrap_mean(found.returns).to_dict(),
-        "length": bootstrap_mean(found.lengths).to_dict(),
-        "episodes": len(found.returns),
-    }
+    returns, lengths = (bootstrap_mean(x).to_dict() for x in np.array(played, dtype=np.float64).T)
+    return {"return": returns, "length": lengths, "episodes": len(played)}
 
 
 def conclude(options: Any, folder: Any, state: Any) -> None:
@@ -50,23 +53,26 @@ def conclude(options: Any, folder: Any, state: Any) -> None:
 
     last = last_metrics(folder)
     summary: dict[str, Any] = {"title": f"{options.algorithm} on {options.environment}"}
-    summary |= figures(state.policy, state.world.observations, options, options.evaluation_episodes, True, options.seed)
+    greedy = not options.evaluation_stochastic
+    scales, episodes = state.world.observations, options.evaluation_episodes
+    summary |= figures(state.policy, scales, options, episodes, greedy, options.seed)
+    summary["played"] = "greedily" if greedy else "with actions drawn"
     summary |= {"steps": int(last["rollout/steps"]), "seconds": last["time/seconds"]}
     summary["steps_per_second"] = round(summary["steps"] / summary["seconds"], 1)
-    summary["verdict"] = verdict(summary, "greedily")
+    summary["verdict"] = verdict(summary)
     folder.finish(summary)
     write_report([options.out], options.out / "report.html")
     rate = f"{summary['steps']:,} steps in {summary['seconds']:.1f} s ({summary['steps_per_second']:,.0f} a second)"
     print(f"{summary['verdict']}. {rate}.\nthe report is {options.out / 'report.html'}")
 
 
-def verdict(found: dict[str, Any], how: str) -> str:
+def verdict(found: dict[str, Any]) -> str:
     """The figures in words."""
     if not found["episodes"]:
         return "No episode of the evaluation came to its end: there is no return"
     mean, low, high = (found["return"][key] for key in ("mean", "low", "high"))
     spread = f" (95% interval {low:.4g} to {high:.4g})" if high > low else ""
-    return f"Mean return {mean:.4g}{spread} in {found['episodes']} episodes of evaluation, played {how}"
+    return f"Mean return {mean:.4g}{spread} in {found['episodes']} episodes of evaluation, played {found['played']}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from operant.core.flat import Flat
 F = np.float32
 
 
-class VectorAdam(torch.optim.Adam):
+class Adam(torch.optim.Adam):
     """`torch.optim.Adam` of one `Flat` on a CPU, which is saved like it and can shorten the gradient as it steps.
 
     For the small networks of control most of a step of PyTorch's is the way to the arithmetic.
@@ -41,7 +41,7 @@ def adam(parameters: Sequence[nn.Parameter], learning_rate: float, epsilon: floa
     """Adam, the compiled one for a vector on a CPU."""
     first = parameters[0]
     if len(parameters) == 1 and isinstance(first, Flat) and (first.device.type, first.dtype) == ("cpu", torch.float32):
-        return VectorAdam(parameters, lr=learning_rate, eps=epsilon)
+        return Adam(parameters, lr=learning_rate, eps=epsilon)
     return torch.optim.Adam(parameters, lr=learning_rate, eps=epsilon, fused=True)
 
 

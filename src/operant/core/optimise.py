@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from operant.core.adam import VectorAdam
+from operant.core.adam import Adam
 from operant.core.finite import require_finite
 from operant.core.flat import Flat, shorten
 from operant.core.schedules import Schedule, scheduled
@@ -75,7 +75,7 @@ def descend(
         loss.backward()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
-    if isinstance(optimizer, VectorAdam):
+    if isinstance(optimizer, Adam):
         norm = optimizer.norm()
         require_finite(norm, "gradient's norm", step, record)
         optimizer.shortened_step(min(max_gradient_norm / (norm + 1e-6), 1.0))

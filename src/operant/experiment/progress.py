@@ -16,11 +16,21 @@ SECONDS_AT_LEAST = 1.0
 class Progress:
     """Steps done of `total`, the rate, the remaining time and the metrics named in `show` (by default the first two).
 
-    Used in a `with` statement. `done` steps were done before, by a run that is resumed.
+    Used in a `with` statement. `done` steps were done before, by a run that is resumed. What is `brief` has no line for
+    its end: where it takes seconds, nothing is said of it.
     """
 
-    def __init__(self, total: int, done: int = 0, show: Sequence[str] = (), stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        done: int = 0,
+        show: Sequence[str] = (),
+        stream: TextIO | None = None,
+        unit: str = "step",
+        brief: bool = False,
+    ) -> None:
         self.total, self.first, self.show = total, done, tuple(show)
+        self.unit, self.brief = unit, brief
         self.stream = sys.stderr if stream is None else stream
         self.start = self.line_time = time.monotonic()
         self.line_step = done
@@ -45,17 +55,19 @@ class Progress:
         since = now - self.line_time
         waited = since >= SECONDS_BETWEEN_LINES
         moved = since >= SECONDS_AT_LEAST and step - self.line_step >= SHARE_BETWEEN_LINES * self.total
-        if waited or moved or step >= self.total:
+        if waited or (not self.brief and (moved or step >= self.total)):
             share = f"{100 * step / max(self.total, 1):.0f}%"
             print(
-                f"step {step}/{self.total} ({share})  {self._words(step, metrics, now)}", file=self.stream, flush=True
+                f"{self.unit} {step}/{self.total} ({share})  {self._words(step, metrics, now)}",
+                file=self.stream,
+                flush=True,
             )
             self.line_time, self.line_step = now, step
 
     def _words(self, step: int, metrics: Mapping[str, float], now: float) -> str:
         """3.2 steps/s, 1 min 05 s left  policy/entropy 0.61"""
         rate = (step - self.first) / max(now - self.start, 1e-9)
-        speed = f"{rate:.3g} steps/s" if rate >= 1 or rate == 0 else f"{duration(1 / rate)} a step"
+        speed = f"{rate:.3g} {self.unit}s/s" if rate >= 1 or rate == 0 else f"{duration(1 / rate)} a {self.unit}"
         left = f", {duration((self.total - step) / rate)} left" if rate > 0 and step < self.total else ""
         names = self.show or [name for name in metrics if not name.startswith("time/")][:2]
         self.latest |= {name: metrics[name] for name in names if name in metrics}

@@ -54,7 +54,9 @@ def _tiles(run: Findings) -> str:
     if (mean := found["return"]) is not None:
         over = f"{len(run.seeds)} seeds" if run.seeds else f"{run.summary.get('episodes')} episodes of evaluation"
         spread = f"{number(mean.low)} to {number(mean.high)} (95% interval); " if mean.high > mean.low else ""
-        tiles.append(_tile("Mean return", number(mean.mean), f"{spread}{over}, played greedily"))
+        tiles.append(
+            _tile("Mean return", number(mean.mean), f"{spread}{over}, played {run.summary.get('played', 'greedily')}")
+        )
     if (middle := found["interquartile_mean"]) is not None:
         words = (
             f"{number(middle.low)} to {number(middle.high)} (95% interval); the mean of the middle half of the seeds"

@@ -32,16 +32,17 @@ class Duelling(nn.Module):
 class QNetwork(nn.Module):
     """Q(s, a) for every one of `actions` actions, in one pass of `network`. Exploration is the algorithm's business.
 
-    If `masked`, observations end in a mask of the actions, and those that are not allowed have the least of values.
+    If `masked`, observations end in a mask of the actions, and those that are not allowed have the least of values. Who
+    asks for actions that are not greedy gets a random one with probability `epsilon`.
     """
 
     memory = False
 
-    def __init__(self, network: nn.Sequential, actions: int, masked: bool = False) -> None:
+    def __init__(self, network: nn.Sequential, actions: int, masked: bool = False, epsilon: float = 0.0) -> None:
         super().__init__()
         least = torch.finfo(torch.float32).min
         self.network = nn.Sequential(Allowed(network, actions, least)) if masked else network
-        self.actions, self.masked = actions, masked
+        self.actions, self.masked, self.epsilon = actions, masked, epsilon
         self.duelling = isinstance(network[-1], Duelling)
         self.layers = layers_of(self, self.network)
 
@@ -49,9 +50,13 @@ class QNetwork(nn.Module):
         return through(self.network, self, self.layers, observation)
 
     @torch.no_grad()
-    def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:
-        """argmax_a Q(s, a), whatever `greedy` is."""
-        return self(observation).argmax(-1)
+    def choose(self, observation: Shaped[Tensor, "B ..."], greedy: bool = True) -> Int[Tensor, " B"]:
+        """argmax_a Q(s, a), or ε-greedily."""
+        best = self(observation).argmax(-1)
+        if greedy or not self.epsilon:
+            return best
+        random = torch.from_numpy(self.explorer(1, len(best))(observation.numpy(), 0))
+        return torch.where(torch.rand(len(best)) < self.epsilon, random, best)
 
     def explorer(self, steps: int, rows: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """(observation [B, ...], step) -> one of the allowed actions, each equally likely; all chance is drawn now."""
@@ -68,6 +73,7 @@ def q_network(
     hidden: tuple[int, ...] = (256, 256),
     duelling: bool = False,
     activation: type[nn.Module] = nn.ReLU,
+    epsilon: float = 0.0,
 ) -> QNetwork:
     """A network for one environment's spaces: perceptrons for numbers, the Nature CNN for images of bytes.
 
@@ -83,7 +89,7 @@ def q_network(
     outputs, duel = (actions + 1, [Duelling()]) if duelling else (actions, [])
     if isinstance(observation_space, spaces.Box) and observation_space.dtype == np.uint8:
         torso = NatureCNN(observation_space.shape)
-        return QNetwork(nn.Sequential(torso, nn.Linear(torso.size, outputs), *duel), actions)
+        return QNetwork(nn.Sequential(torso, nn.Linear(torso.size, outputs), *duel), actions, epsilon=epsilon)
     if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
         raise InputError(
             f"a perceptron sees a Box of one dimension, not {observation_space}: "
@@ -92,4 +98,4 @@ def q_network(
     masked = isinstance(observation_space, MaskedBox)
     seen = observation_space.shape[0] - actions * masked
     layers = mlp((seen, *hidden, outputs), 1.0, activation, "torch")
-    return QNetwork(nn.Sequential(*layers, *duel), actions, masked)
+    return QNetwork(nn.Sequential(*layers, *duel), actions, masked, epsilon)

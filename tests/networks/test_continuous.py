@@ -25,7 +25,7 @@ def test_bounds_stretch_and_shrink_and_clip():
 def test_an_actor_stays_in_the_box_and_reaches_its_ends():
     policy = deterministic_actor_critic(SEEN, ACTIONS, (8,))
     with torch.no_grad():
-        policy.actor.network[-2].weight *= 1000
+        policy.actor.network[-1].weight *= 1000
     action = policy.choose(torch.randn(1000, 3)).numpy()
     assert (action >= LOW - 1e-6).all()
     assert (action <= HIGH + 1e-6).all()

@@ -72,15 +72,16 @@ class DeterministicActor(nn.Module):
     def __init__(self, observation_size: int, bounds: Bounds, shape: Shape) -> None:
         super().__init__()
         self.bounds = bounds
-        self.network = nn.Sequential(*_perceptron(observation_size, shape, len(bounds.center)), nn.Tanh())
+        self.network = _perceptron(observation_size, shape, len(bounds.center))
+        self.layers = layers_of(self, self.network)
 
     def forward(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B A"]:
-        return self.bounds(self.network(observation))
+        return self.bounds(through(self.network, self, self.layers, observation).tanh())
 
     def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
         """The same in NumPy. There is no chance in it."""
-        unit, center, scale = in_numpy(self.network), self.bounds.center.numpy(), self.bounds.scale.numpy()
-        return lambda observation, step: center + scale * unit(observation)
+        output, center, scale = in_numpy(self.network), self.bounds.center.numpy(), self.bounds.scale.numpy()
+        return lambda observation, step: center + scale * np.tanh(output(observation))
 
 
 class SoftActor(nn.Module):

@@ -92,9 +92,18 @@ def test_a_module_with_a_frozen_part_is_left_to_pytorch():
     assert all(torch.equal(a, b) for a, b in zip(module(x), due, strict=True))
 
 
-@pytest.mark.parametrize("last", [nn.Tanh(), nn.Sigmoid()])
-def test_other_layers_are_left_to_pytorch(last):
-    network = nn.Sequential(nn.Linear(4, 3), last)
+@pytest.mark.parametrize(
+    "rest",
+    [
+        [nn.Tanh()],
+        [nn.Sigmoid(), nn.Linear(3, 3)],
+        [nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)],
+        [nn.Tanh(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)],
+        [nn.Tanh(), nn.Linear(3, 3, bias=False)],
+    ],
+)
+def test_other_layers_are_left_to_pytorch(rest):
+    network = nn.Sequential(nn.Linear(4, 3), *rest)
     assert layers_of(network, network) is None
     flatten(network)
     x = torch.randn(5, 4)

@@ -26,8 +26,6 @@ P = tuple(map(np.float32, (
 Q = tuple(map(np.float32, (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)))
 VECTORISED = {"contract", "nsz", "arcp"}
 """Freedom for the compiler that keeps NaN and infinity what they are."""
-
-
 Array = NDArray[np.float32]
 
 
@@ -44,10 +42,12 @@ class Layers(NamedTuple):
 
 def layers_of(module: nn.Module, network: nn.Sequential) -> Layers | None:
     """The layers of `network`, a part of `module`; None if there are others than these loops know."""
-    bends = {type(x) for x in network if not isinstance(x, nn.Linear)}
-    if len(bends) > 1 or not bends <= {nn.Tanh, nn.ReLU} or not isinstance(network[-1], nn.Linear):
+    parts = list(network)
+    linear, bends = [x for x in parts[::2] if isinstance(x, nn.Linear)], {type(x) for x in parts[1::2]}
+    if len(linear) < len(parts[::2]) or len(parts) % 2 == 0 or any(x.bias is None for x in linear):
         return None
-    linear = [x for x in network if isinstance(x, nn.Linear)]
+    if len(bends) > 1 or not bends <= {nn.Tanh, nn.ReLU}:
+        return None
     sizes = np.array([linear[0].in_features, *(x.out_features for x in linear)])
     return Layers(place(module, linear[0].weight), sizes, nn.ReLU in bends, int(sizes[1:-1].sum()))
 

@@ -271,6 +271,20 @@ def test_a_loaded_tensor_does_not_live_in_the_file(tmp_path):
     assert torch.equal(x, torch.arange(1000))
 
 
+def test_parts_are_read_alone_and_the_rest_is_verified(tmp_path):
+    checkpoint.save(tmp_path, init())
+    names = checkpoint.read(tmp_path).tensors.keys()
+    own = {name for name in names if name.startswith(("state.model", "state.theta"))}
+    assert checkpoint.read(tmp_path, ("state.model", "state.theta")).tensors.keys() == own
+    assert 0 < len(own) < len(names)
+    path = next(tmp_path.glob("*.safetensors"))
+    content = path.read_bytes()
+    for at in range(len(content) // 2, len(content), len(content) // 20):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(InputError, match="damaged"):
+            checkpoint.read(tmp_path, ("state.theta",))
+
+
 def test_what_cannot_be_saved_is_named(tmp_path):
     for value, kind in ((object(), "object"), (lambda: 0, "function"), ({1}, "set"), (np.array(["a"]), "ndarray")):
         with pytest.raises(TypeError, match=rf"state\.value\.0 is of type {kind}"):

@@ -105,7 +105,7 @@ def load(run: Path) -> Trained:
     world = make_world(options, 1, 0)
     policy = find(options.algorithm).network(world, options)
     world.env.close()
-    saved = checkpoint.read(found[-1])
+    saved = checkpoint.read(found[-1], ("state.policy", "state.world"))
     node = saved.document["state"]["values"]
     if problems := list(structure.differences(node["policy"], policy, "policy", saved.tensors)):
         raise InputError(f"the checkpoint {found[-1]} does not fit {options.environment}: {'; '.join(problems[:3])}")

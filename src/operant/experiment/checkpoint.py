@@ -79,14 +79,19 @@ def load(folder: Path, state: Any) -> None:
     put(read(folder), state)
 
 
-def read(folder: Path) -> Saved:
-    """Read and verify a checkpoint. Raises InputError if there is none or it is damaged."""
+def read(folder: Path, parts: tuple[str, ...] = ("",)) -> Saved:
+    """Read and verify a checkpoint. Raises InputError if there is none or it is damaged.
+
+    Of the tensors only those come into memory whose place begins with one of `parts`, such as "state.policy": a replay
+    buffer may be larger than it.
+    """
     try:
         document = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         expected = document.pop("checksum")
         # A loaded tensor is a view of the file; its copy outlives the file.
-        tensors = {name: x.clone() for name, x in load_file(folder / Path(document["tensors"]).name).items()}
-        whole = zlib.crc32(json.dumps(document).encode(), _checksum(tensors)) == expected
+        mapped = load_file(folder / Path(document["tensors"]).name)
+        whole = zlib.crc32(json.dumps(document).encode(), _checksum(mapped)) == expected
+        tensors = {name: x.clone() for name, x in mapped.items() if name.startswith(parts)}
     except FileNotFoundError as error:
         raise InputError(f"{folder} is no whole checkpoint: a file is missing ({error}); use another one") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

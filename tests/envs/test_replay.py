@@ -206,3 +206,71 @@ def test_counts_below_1_are_refused(settings, message):
 def test_a_discount_above_1_is_refused():
     with pytest.raises(InputError, match=r"gamma 1\.5"):
         Replay(5, (1,), gamma=1.5)
+
+
+class TestPictures:
+    """Stacks of pictures against plain arrays of the same."""
+
+    SHAPE = (4, 6, 5)
+
+    def both(self, n: int = 1, capacity: int = 37) -> tuple[Replay, Replay, np.random.Generator]:
+        settings: dict[str, Any] = {"envs": 3, "n": n, "gamma": 0.9}
+        shared = Replay(capacity, self.SHAPE, observation_dtype=np.uint8, **settings)
+        plain = Replay(capacity, self.SHAPE, observation_dtype=np.int16, **settings)
+        assert shared.pictures is not None
+        assert plain.pictures is None
+        return shared, plain, np.random.default_rng(0)
+
+    def play(self, rng: np.random.Generator, replays: list[Replay], steps: int, kinds: int = 200) -> None:
+        """Stacks that move on by a picture, and begin anew now and then."""
+        stack = rng.integers(0, 256, (3, *self.SHAPE), dtype=np.uint8)
+        book = rng.integers(0, 256, (kinds, *self.SHAPE[1:]), dtype=np.uint8)
+        for _ in range(steps):
+            reached = np.concatenate([stack[:, 1:], book[rng.integers(kinds, size=(3, 1))]], 1)
+            ends = rng.random(3) < 0.1
+            action, reward, kept = rng.integers(5, size=3), rng.random(3), rng.random(3) < 0.9
+            for replay in replays:
+                step = (stack, action, reward, ends, np.zeros(3, bool), reached, kept)
+                replay.add(*(x[None].astype(replay.observation.dtype) if x.ndim > 1 else x[None] for x in step))
+            stack = np.where(ends[:, None, None, None], book[rng.integers(kinds, size=(3, 4))], reached)
+
+    def same(self, a: Replay, b: Replay) -> bool:
+        return all(np.array_equal(x[: len(a)], b.columns[name][: len(b)]) for name, x in a.columns.items())
+
+    def in_use(self, replay: Replay) -> int:
+        return len({x.tobytes() for name in ("observation", "next_observation")
+                    for stack in replay.columns[name][: len(replay)] for x in stack})  # fmt: skip
+
+    @pytest.mark.parametrize("kinds", [3, 10_000])
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_they_are_those_that_were_seen_and_each_is_kept_once(self, n, kinds):
+        shared, plain, rng = self.both(n)
+        for _ in range(8):
+            self.play(rng, [shared, plain], 9, kinds)
+            assert len(shared) == len(plain)
+            assert self.same(shared, plain)
+            assert (shared.pictures.uses > 0).sum() == self.in_use(shared)
+        assert shared.pictures.begun <= 3 * 37
+
+    def test_those_that_look_alike_to_the_table_are_told_apart(self, monkeypatch):
+        monkeypatch.setattr("builtins.hash", lambda _: 7)
+        shared, plain, rng = self.both()
+        self.play(rng, [shared, plain], 60)
+        assert self.same(shared, plain)
+
+    def test_a_saved_buffer_goes_on_as_if_it_had_not_been(self):
+        shared, plain, rng = self.both()
+        self.play(rng, [shared, plain], 40)
+        again, _, _ = self.both()
+        self.play(np.random.default_rng(1), [again], 40)  # what is loaded must replace all of it
+        tensors = Tensors()
+        node = encode(shared.state_dict(), "replay", tensors)
+        again.load_state_dict(place(node, None, tensors.named))
+        assert self.same(again, shared)
+        assert (again.pictures.uses == shared.pictures.uses).all()
+        self.play(rng, [shared, again, plain], 40)
+        assert self.same(again, plain)
+        assert (again.pictures.uses > 0).sum() == self.in_use(again)
+
+    def test_pictures_with_colours_behind_are_no_stacks(self):
+        assert Replay(10, (96, 96, 3), observation_dtype=np.uint8).pictures is None

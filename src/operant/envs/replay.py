@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,10 @@ from numpy.typing import NDArray
 
 from operant.core.errors import InputError
 from operant.core.record import Transition
+from operant.envs.pictures import Pictures, Stacks, column
 
+DEEPEST = 16
+"""Bytes [D, H, W] with more layers than these are taken for one picture, and not for a stack of them."""
 WINDOW = ("observation", "action", "reward", "discount", "open")
 
 
@@ -23,7 +25,8 @@ class Replay:
     reward + discount · v(next_observation), without another γ. A truncated episode ends a transition and nothing more:
     only `terminated` makes the discount 0. Sutton & Barto 2018, section 7.1.
 
-    Columns of more than `memory_limit` bytes together live in files without a name in `folder`, mapped into memory.
+    Columns of more than `memory_limit` bytes together live in files without a name in `folder`, mapped into memory. Of
+    stacks of pictures each picture is kept once (`envs.pictures`): an Atari transition takes 7 kB, and not 56.
     Raises `InputError` for counts below 1, a γ outside [0, 1] and a draw from an empty buffer.
     """
 
@@ -50,10 +53,20 @@ class Replay:
             "reward": ((), np.float32), "discount": ((), np.float32),
             "next_observation": (observation_shape, observation_dtype),
         }  # fmt: skip
-        size = capacity * sum(math.prod(shape) * np.dtype(kind).itemsize for shape, kind in kinds.values())
-        self.mapped = size > memory_limit
-        self.columns: dict[str, NDArray[Any]] = {
-            name: _column((capacity, *shape), kind, self.mapped, folder) for name, (shape, kind) in kinds.items()
+        sizes = {name: math.prod(shape) * np.dtype(kind).itemsize for name, (shape, kind) in kinds.items()}
+        stacked = np.dtype(observation_dtype) == np.uint8 and len(observation_shape) == 3
+        self.pictures: Pictures | None = None
+        depth = observation_shape[0] if stacked else 0
+        if 0 < depth <= DEEPEST:
+            sizes |= {"observation": sizes["observation"] // depth, "next_observation": 0}  # one is new at each step
+        self.mapped = capacity * sum(sizes.values()) > memory_limit
+        if 0 < depth <= DEEPEST:
+            self.pictures = Pictures(2 * depth * (capacity + 1), observation_shape[1:], self.mapped, folder)
+        self.columns: dict[str, NDArray[Any] | Stacks] = {
+            name: Stacks(self.pictures, capacity, depth)
+            if self.pictures is not None and name.endswith("observation")
+            else column((capacity, *shape), kind, self.mapped, folder)
+            for name, (shape, kind) in kinds.items()
         }
         self.position, self.filled, self.slot = 0, 0, 0
         # The last n steps of every environment, [n, envs, ...]: transitions that are still growing.
@@ -118,8 +131,8 @@ class Replay:
         """Arrays [k, ...], in the order of the columns."""
         count = len(transitions[0])
         rows = np.arange(self.position + max(count - self.capacity, 0), self.position + count) % self.capacity
-        for column, x in zip(self.columns.values(), transitions, strict=True):
-            column[rows] = x[-self.capacity :]
+        for place, x in zip(self.columns.values(), transitions, strict=True):
+            place[rows] = x[-self.capacity :]
         self.position = (self.position + count) % self.capacity
         self.filled = min(self.filled + count, self.capacity)
         return rows
@@ -145,7 +158,11 @@ class Replay:
             "position": self.position,
             "filled": self.filled,
             "slot": self.slot,
-            "columns": {name: np.asarray(x[: self.filled]) for name, x in self.columns.items()},
+            "columns": {
+                name: np.asarray((x.numbers if isinstance(x, Stacks) else x)[: self.filled])
+                for name, x in self.columns.items()
+            },
+            "pictures": None if self.pictures is None else np.asarray(self.pictures.pixels[: self.pictures.begun]),
             "window": {name: getattr(self, name) for name in WINDOW},
         }
 
@@ -158,13 +175,12 @@ class Replay:
             )
         self.position, self.filled, self.slot = state["position"], state["filled"], state["slot"]
         for name, x in self.columns.items():
-            x[: self.filled] = state["columns"][name]
+            (x.numbers if isinstance(x, Stacks) else x)[: self.filled] = state["columns"][name]
+        if self.pictures is not None:
+            stacks = [x.numbers for x in self.columns.values() if isinstance(x, Stacks)]
+            for numbers in stacks:
+                numbers[self.filled :] = -1
+            used = np.concatenate([numbers[: self.filled].ravel() for numbers in stacks])
+            self.pictures.restore(state["pictures"], used)
         for name in WINDOW:
             getattr(self, name)[...] = state["window"][name]
-
-
-def _column(shape: tuple[int, ...], kind: Any, mapped: bool, folder: Path | None) -> NDArray[Any]:
-    if not mapped:
-        return np.zeros(shape, kind)
-    with TemporaryFile(dir=folder) as file:  # the mapping outlives the name and the handle, the file goes with it
-        return np.memmap(file, kind, "w+", shape=shape)

@@ -86,16 +86,15 @@ def test_a_mask_inside_a_part_is_refused(space):
         numbers(space)
 
 
-@pytest.mark.parametrize("actions", [spaces.MultiDiscrete([2, 2]), spaces.Box(-1, 1, (4,))])
-def test_a_mask_of_other_than_discrete_actions_is_refused(actions):
+def test_a_mask_of_actions_that_are_no_choices_is_refused():
     class Odd(gymnasium.Env):
-        observation_space, action_space = MASKED, actions
+        observation_space, action_space = MASKED, spaces.Box(-1, 1, (4,))
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict]:
             super().reset(seed=seed)
             return {"action_mask": np.ones(4, np.int8), "observation": np.zeros(2, np.float32)}, {}
 
-    with pytest.raises(InputError, match="can mask Discrete actions only"):
+    with pytest.raises(InputError, match="can mask Discrete and MultiDiscrete actions only"):
         Runner(SyncVectorEnv([Odd]))
 
 
@@ -182,6 +181,40 @@ def test_a_forbidden_action_is_never_taken(how, mode):
         assert all(len(t.action[t.mask & (steps == s)].unique()) == 3 for s in range(3))
         world.rollout(policy, 20, greedy=True)
         world.play(policy, 20, greedy=True)
+
+
+class Doors(Door):
+    """Two choices at once, the one of a `Door` and one of two, of which the second is locked at every other step."""
+
+    action_space: Any = spaces.MultiDiscrete([4, 2])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self._mask()[4 + action[1]], f"the second choice {action[1]} is locked after {self.steps} steps"
+        return super().step(action[0])
+
+    def _mask(self) -> np.ndarray:
+        second = [1, self.steps % 2] if self.steps < self.length or self.length == 6 else [0, 0]
+        return np.append(super()._mask(), np.array(second, np.int8))
+
+
+@pytest.mark.parametrize("how", ["info", "method"])
+@MODES
+def test_each_of_several_choices_has_its_mask(how, mode):
+    """In the last state one choice may be left nothing, and the other something."""
+    world = doors(how, mode, Doors)
+    assert world.observation_space.shape == (8,)
+    for policy in policies(world):
+        t = world.rollout(policy, 60)
+        seen = t.observation.observation if policy.memory else t.observation
+        steps, allowed = seen[..., 0].long(), seen[..., 2:]
+        assert (allowed[..., :4].gather(-1, t.action[..., :1]) == 1).all()
+        assert (allowed[..., 4:].gather(-1, t.action[..., 1:]) == 1).all()
+        assert (t.action[..., 1][t.mask & (steps % 2 == 0)] == 0).all()
+        assert t.action[..., 1][t.mask].any()
+        evaluation = policy.evaluate(t.observation, t.action)
+        torch.testing.assert_close(evaluation.log_prob, t.log_prob, rtol=1e-4, atol=1e-5)
+        assert evaluation.entropy[t.mask].isfinite().all()
+        world.rollout(policy, 20, greedy=True)
 
 
 @HOW

@@ -85,19 +85,28 @@ Allowed = Callable[[Any, dict[str, Any]], tuple[NDArray[Any], NDArray[np.bool_]]
 """(observations, infos) to the mask [B, A] and in which environments one was given [B]."""
 
 
+def choices(actions: spaces.Space[Any]) -> list[int]:
+    """How many actions each choice of a Discrete or MultiDiscrete space has; none of any other space."""
+    if isinstance(actions, spaces.Discrete):
+        return [int(actions.n)]
+    return actions.nvec.ravel().tolist() if isinstance(actions, spaces.MultiDiscrete) else []
+
+
 def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
-    """Where a vector environment says what Discrete actions are allowed, as `info` of its reset shows; None if nowhere.
+    """Where a vector environment says what actions are allowed, as `info` of its reset shows; None if nowhere.
+
+    The masks of the several choices of a MultiDiscrete space stand side by side.
 
     It may be a part "action_mask" of a Dict observation, as in PettingZoo, `info["action_mask"]`, as in Gymnasium's
     Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for. Raises `InputError` for a
-    part "action_mask" where actions are not Discrete.
+    part "action_mask" where actions are no choices.
     """
     every = np.ones(env.num_envs, dtype=bool)
-    if not isinstance(env.single_action_space, spaces.Discrete):
+    if not choices(env.single_action_space):
         if _shows_mask(env):
             raise InputError(
-                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete actions only, not '
-                f"{env.single_action_space}: leave it out, or call it something else if a policy is to see it"
+                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete and MultiDiscrete actions only, '
+                f"not {env.single_action_space}: leave it out, or call it something else if a policy is to see it"
             )
         return None
     if _shows_mask(env):
@@ -124,7 +133,7 @@ def last_mask(
     told = info.get("final_info", {})
     if MASK in told:
         return told[MASK][done], told.get(f"_{MASK}", done)[done]
-    return np.zeros((done.sum(), int(env.single_action_space.n))), np.zeros(done.sum(), dtype=bool)
+    return np.zeros((done.sum(), sum(choices(env.single_action_space)))), np.zeros(done.sum(), dtype=bool)
 
 
 def _shows_mask(env: Any) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 from operant.core.errors import InputError
 from operant.core.record import Trajectory
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
-from operant.envs.observation import action_mask, last_mask, numbers, renewed
+from operant.envs.observation import action_mask, choices, last_mask, numbers, renewed
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.saving import environment_state, resumes, set_environment_state
@@ -77,8 +77,8 @@ class Runner:
         self.allowed = None
         self.tally = Tally(self.env.num_envs)
         self._begin(seed)
-        if self.allowed is not None and isinstance(self.actions, spaces.Discrete):
-            self.observation_space = MaskedBox(self.observation_space, int(self.actions.n))
+        if self.allowed is not None:
+            self.observation_space = MaskedBox(self.observation_space, sum(choices(self.actions)))
 
     def _begin(self, seed: int | None) -> None:
         """New episodes in all environments."""
@@ -268,13 +268,15 @@ class Runner:
         self, seen: NDArray[Any], mask: NDArray[Any], given: NDArray[np.bool_], over: NDArray[np.bool_]
     ) -> NDArray[Any]:
         """`seen` with the mask behind it; ones where an episode is `over` and no action, or no mask, is given."""
-        if mask.shape != (len(seen), self.actions.n):
+        sizes = choices(self.actions)
+        if mask.shape != (len(seen), sum(sizes)):
             raise InputError(f"an action mask of the shape {mask.shape[1:]} is not one of the actions {self.actions}")
         mask = (mask != 0) & given[:, None]
-        mask |= (over & ~mask.any(1))[:, None]
-        if not (going_on := mask.any(1)).all():
+        nothing = ~np.logical_or.reduceat(mask, np.cumsum([0, *sizes[:-1]]), axis=1)
+        mask |= np.repeat(nothing & over[:, None], sizes, axis=1)
+        if (stuck := nothing.any(1) & ~over).any():
             raise InputError(
-                f"environment {going_on.argmin()} allows no action after step {self.steps}, where its episode goes on: "
+                f"environment {stuck.argmax()} allows no action after step {self.steps}, where its episode goes on: "
                 "its action mask needs a 1"
             )
         return np.concatenate([seen, mask], 1, dtype=np.float32)

@@ -105,8 +105,8 @@ def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
     if not choices(env.single_action_space):
         if _shows_mask(env):
             raise InputError(
-                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete and MultiDiscrete actions only, '
-                f"not {env.single_action_space}: leave it out, or call it something else if a policy is to see it"
+                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete and MultiDiscrete actions '
+                f"only, not {env.single_action_space}: leave it out, or call it something else if a policy is to see it"
             )
         return None
     if _shows_mask(env):

@@ -344,8 +344,28 @@ def test_a_run_of_another_environment_is_not_resumed(tmp_path, operant):
     code, _, complained = operant("train", "ppo", "Acrobot-v1", "--out", out, "--resume")
     assert code == 2
     assert "a resumed run goes on with the settings in its config.toml" in complained
+    code, _, complained = operant("train", "dqn", "--out", out, "--resume")
+    assert code == 2
+    assert f"{out} is a run of ppo and not of dqn" in complained
     (out / "config.toml").write_text((out / "config.toml").read_text().replace("CartPole-v1", "Acrobot-v1"))
     for words in (["train", "--out", out, "--resume"], ["evaluate", out]):
         code, _, complained = operant(*words)
         assert code == 2
         assert "does not fit" in complained
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hidden", -5], "--hidden is -5: give a whole number, 1 or more"),
+        (["--hidden", 16, 0], "--hidden is 0"),
+        (["--memory", "lstm", "--hidden"], "--hidden is empty"),
+        (["--learning-rate", "inf"], "--learning-rate is inf: give a finite number"),
+        (["--value-coefficient", "inf"], "--value-coefficient is inf"),
+    ],
+)
+def test_widths_and_sizes_that_mean_nothing_are_refused(flags, message, tmp_path, operant):
+    code, _, errors = operant("train", "ppo", "CartPole-v1", "--steps", 2048, "--out", tmp_path / "r", *flags)
+    assert code == 2
+    assert message in errors
+    assert not (tmp_path / "r").exists()

@@ -64,6 +64,31 @@ def test_steps_are_counted_where_nothing_ends(pole, operant):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pygame") is None, reason="pygame draws CartPole")
+def test_a_film_ends_after_the_steps_that_are_asked_for(pole, tmp_path, operant):
+    film = tmp_path / "pole.gif"
+    code, said, _ = operant("watch", pole, "--video", film, "--steps", 4)
+    assert code == 0
+    assert said.splitlines() == [f"{film}: no whole episode", "no end within 4 steps: --steps gives more"]
+    with Image.open(film) as shown:
+        assert shown.n_frames == 5
+    assert list(tmp_path.iterdir()) == [film]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--video", "/proc/pole.gif"], "cannot write /proc/pole.gif"),
+        (["--delay", "inf"], "--delay is inf"),
+        (["--delay", "1e30"], "--delay is 1e+30 seconds"),
+        (["--seed", "99999999999999999999"], "the seed is 99999999999999999999"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused(words, message, pole, operant):
+    code, _, complained = operant("watch", pole, *words)
+    assert code == 2
+    assert message in complained
+
+
 def test_a_film_is_as_long_as_its_episodes(pole, tmp_path, operant):
     code, said, _ = operant("watch", pole, "--video", tmp_path / "new" / "pole.gif")
     assert code == 0

@@ -30,6 +30,8 @@ def recurrent(world: Any, options: Any) -> Any:
             f"a network with memory has tanh and orthogonal weights, not {options.activation} and "
             f"{options.initialisation}: leave out --activation and --initialisation"
         )
+    if not options.hidden:
+        raise InputError("--hidden is empty, and a network with memory has the last of its widths: give one")
     return recurrent_actor_critic(world.observation_space, world.actions, options.memory, options.hidden[-1])
 
 

@@ -29,6 +29,8 @@ SHARES = {
     "warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing", "epsilon", "epsilon_end", "target_epsilon",
 }  # fmt: skip
 """Numbers that are 1 or less."""
+FINITE = ("learning_rate", "coefficient", "noise", "delay")
+"""Ends of the names of numbers that cannot be infinite; others may be, to leave something out."""
 
 NONE = tyro.constructors.ConstructorRegistry()
 """Flags say none as TOML files do."""
@@ -124,6 +126,8 @@ def check_numbers(options: Any, prefix: str = "") -> None:
             short = tyro.conf.OmitArgPrefixes in getattr(hints[name], "__metadata__", ())
             check_numbers(value, prefix if short else f"{prefix}{name}.")
             continue
+        if name == "hidden":
+            value = min(value, default=1)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         needed = None
@@ -133,6 +137,8 @@ def check_numbers(options: Any, prefix: str = "") -> None:
             needed = "a number" if name in MAY_BE_NEGATIVE else "a number, 0 or more"
         elif value > 1 and name in SHARES:
             needed = "a number between 0 and 1"
+        elif math.isinf(value) and name.endswith(FINITE):
+            needed = "a finite number"
         if needed:
             raise InputError(f"{flag(type(options), name, prefix)} is {value}: give {needed}")
 

@@ -89,6 +89,8 @@ def named(arguments: list[str]) -> tuple[str, str]:
     out, config = (take(arguments, flag)[1] for flag in ("--out", "--config"))
     file = Path(config) if config else Path(out) / "config.toml" if out and "--resume" in arguments else None
     found = read_toml(file) if file is not None and file.is_file() else {}
+    if typed[0] and not config and found.get("algorithm", typed[0]) != typed[0]:
+        raise InputError(f"{out} is a run of {found['algorithm']} and not of {typed[0]}: with --resume leave names out")
     return typed[0] or str(found.get("algorithm", "")), typed[1] or str(found.get("environment", ""))
 
 
@@ -174,13 +176,18 @@ def begin(options: Options) -> None:
     import numpy as np
     import torch
 
-    if not 0 <= options.seed <= 2**20:
-        raise InputError(f"the seed is {options.seed}: give a whole number from 0 to {2**20}")
+    require_seed(options.seed)
     random.seed(options.seed)
     np.random.seed(options.seed)  # noqa: NPY002 (environments of others may draw from it)
     torch.manual_seed(options.seed)
     if options.threads:
         torch.set_num_threads(options.threads)
+
+
+def require_seed(seed: int) -> None:
+    """Raise `InputError` for a seed that environments, each with one of its own, could not count on from."""
+    if not 0 <= seed <= 2**20:
+        raise InputError(f"the seed is {seed}: give a whole number from 0 to {2**20}")
 
 
 def make_world(options: Any, envs: int, seed: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from operant.cli.algorithms import find
 from operant.cli.options import build, read_toml
-from operant.cli.train import make_environments, make_world, options_of
+from operant.cli.train import make_environments, make_world, options_of, require_seed
 from operant.core.errors import InputError
 from operant.core.statistics import bootstrap_mean
 
@@ -32,6 +32,7 @@ def figures(policy: Any, observations: Any, options: Any, episodes: int, greedy:
     from operant.envs.evaluation import play
     from operant.experiment.progress import Progress
 
+    require_seed(seed)
     torch.manual_seed(seed)
     runner = stage(options, observations, min(episodes, EVALUATION_ENVIRONMENTS), seed)
     played: list[tuple[float, int]] = []

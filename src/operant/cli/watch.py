@@ -11,6 +11,8 @@ from tyro.conf import Positional
 
 from operant.core.errors import InputError
 
+LONGEST_DELAY = 3600.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -38,8 +40,12 @@ class Options:
 def run(options: Options, resume: bool) -> None:
     import torch
 
+    from operant.cli.train import require_seed
     from operant.cli.trained import load, stage
 
+    require_seed(options.seed)
+    if options.delay > LONGEST_DELAY:
+        raise InputError(f"--delay is {options.delay} seconds: give {LONGEST_DELAY} or less")
     trained = load(options.run)
     modes = render_modes(trained.options)
     if options.video is not None and "rgb_array" not in modes:
@@ -70,16 +76,23 @@ def film(options: Options, world: Any, trained: Any) -> None:
     """Write the video."""
     from operant.cli.folder import make_room
     from operant.envs.make import require_pygame
-    from operant.envs.video import record, write_video
+    from operant.envs.video import record, require_kind, write_video
+    from operant.experiment.files import writing
 
     assert options.video is not None
+    require_kind(options.video)
     require_pygame(trained.options.environment)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame draws into memory and looks for no screen
     make_room(options.video)
     fps = world.env.metadata.get("render_fps") or 30
-    write_video(options.video, record(world, trained.policy, options.episodes, not options.stochastic), fps)
-    shown = ", ".join(f"{x:.6g}" for x in world.pop_returns())
-    print(f"{options.video}: {sum(world.pop_lengths())} steps, return {shown}")
+    frames = record(world, trained.policy, options.episodes, not options.stochastic, options.steps)
+    with writing(options.video):
+        write_video(options.video, frames, fps)
+    returns, lengths = world.pop_returns(), world.pop_lengths()
+    shown = ", ".join(f"{x:.6g}" for x in returns)
+    print(f"{options.video}: {sum(lengths)} steps, return {shown}" if returns else f"{options.video}: no whole episode")
+    if len(returns) < options.episodes:
+        print(f"no end within {options.steps} steps: --steps gives more")
 
 
 def play(options: Options, world: Any, trained: Any) -> None:

@@ -16,8 +16,10 @@ SHORTEST = 20
 """Milliseconds: what shows GIFs shows frames that are shorter much longer."""
 
 
-def record(world: Runner, policy: Any, episodes: int = 1, greedy: bool = True) -> Iterator[NDArray[np.uint8]]:
-    """Frames [H, W, 3] of `episodes` whole episodes: the first state, and the state after every step.
+def record(
+    world: Runner, policy: Any, episodes: int = 1, greedy: bool = True, longest: int = 10_000
+) -> Iterator[NDArray[np.uint8]]:
+    """Frames [H, W, 3] of `episodes` whole episodes, or of `longest` steps: the first state, and that after every step.
 
     `world` is a runner of one environment that was made with `render_mode="rgb_array"`, such as
     `Runner(gymnasium.make_vec(name, 1, render_mode="rgb_array"))`; it is left at the end of the last episode. With
@@ -31,7 +33,9 @@ def record(world: Runner, policy: Any, episodes: int = 1, greedy: bool = True) -
         )
     yield _frame(world)
     ended = len(world.tally.lengths) + episodes
-    while len(world.tally.lengths) < ended:
+    for _ in range(longest):
+        if len(world.tally.lengths) >= ended:
+            return
         world.play(policy, 1, greedy)
         yield _frame(world)
 
@@ -45,19 +49,29 @@ def _frame(world: Runner) -> NDArray[np.uint8]:
 
 
 def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> None:
-    """Write frames [H, W, 3] to a .gif, or to an .mp4 where imageio and its ffmpeg are installed.
+    """Write frames [H, W, 3] to a .gif, or to an .mp4 where imageio and its ffmpeg are installed: all of them or none.
 
     A GIF shows at most 50 frames a second. Raises `InputError` for another kind of file, for no frames at all, and
     where imageio is missing.
     """
+    require_kind(path)
     rest = iter(frames)
     if (first := next(rest, None)) is None:
         raise InputError(f"no frames for {path}: record at least one episode")
-    if path.suffix == ".gif":
-        _write_gif(path, first, rest, fps)
-    elif path.suffix == ".mp4":
-        _write_mp4(path, chain([first], rest), fps)
-    else:
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        if path.suffix == ".gif":
+            _write_gif(partial, first, rest, fps)
+        else:
+            _write_mp4(partial, chain([first], rest), fps)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def require_kind(path: Path) -> None:
+    """Raise `InputError` for a file of another kind than .gif and .mp4."""
+    if path.suffix not in (".gif", ".mp4"):
         raise InputError(f"no video can be written to {path}: end its name in .gif or .mp4")
 
 

@@ -150,7 +150,10 @@ class Run:
                 except Diverged as error:
                     raise self._explained(error, state) from error
             if stop.is_set():
-                print(f"stopped after step {state.step}; --resume continues {whole or self.folder}", file=sys.stderr)
+                print(
+                    f"stopped after step {unit * state.step}; --resume continues {whole or self.folder}",
+                    file=sys.stderr,
+                )
                 raise SystemExit(130)
 
     def _save(self, state: Any, log: Log, keep: int) -> None:
@@ -255,7 +258,7 @@ def _stop_on_signal() -> Iterator[threading.Event]:
         if stop.is_set() and signum == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once and loses it\n")
+        os.write(2, b"\nstopping after this step, or the report that is due; Ctrl-C again stops at once and loses it\n")
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -50,13 +50,14 @@ class QNetwork(nn.Module):
         return through(self.network, self, self.layers, observation)
 
     @torch.no_grad()
-    def choose(self, observation: Shaped[Tensor, "B ..."], greedy: bool = True) -> Int[Tensor, " B"]:
+    def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:
         """argmax_a Q(s, a), or ε-greedily."""
         best = self(observation).argmax(-1)
         if greedy or not self.epsilon:
             return best
-        random = torch.from_numpy(self.explorer(1, len(best))(observation.numpy(), 0))
-        return torch.where(torch.rand(len(best)) < self.epsilon, random, best)
+        rows = observation.flatten(0, best.ndim - 1).numpy()
+        random = torch.from_numpy(self.explorer(1, best.numel())(rows, 0)).view_as(best)
+        return torch.where(torch.rand(best.shape) < self.epsilon, random, best)
 
     def explorer(self, steps: int, rows: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """(observation [B, ...], step) -> one of the allowed actions, each equally likely; all chance is drawn now."""

@@ -23,7 +23,7 @@ class Two(nn.Module):
         self.layers = [layers_of(self, network) for network in self.networks]
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        return [through(network, self, layers, x) for network, layers in zip(self.networks, self.layers, strict=True)]
+        return through(list(self.networks), self, self.layers, x)
 
 
 def both(bend: type[nn.Module], hidden: tuple[int, ...] = (7, 6)) -> tuple[Two, Two]:
@@ -51,6 +51,16 @@ def test_outputs_and_gradients_are_those_of_pytorch(bend, hidden, lead):
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(ours, x), gradients(theirs, x), rtol=1e-4, atol=1e-4)
     assert [y.shape for y in ours(x)] == [(*lead, 1), (*lead, 5)]
+
+
+def test_a_network_whose_output_is_not_used_gets_no_gradient():
+    ours, theirs = both(nn.ReLU)
+    x = torch.randn(6, 4)
+    for module in (ours, theirs):
+        module(x)[1].square().sum().backward()
+    assert all(not p.grad.any() for p in ours.networks[0].parameters())
+    for p, due in zip(ours.networks[1].parameters(), theirs.networks[1].parameters(), strict=True):
+        torch.testing.assert_close(p.grad, due.grad)
 
 
 @pytest.mark.parametrize("bend", BENDS)
@@ -107,4 +117,4 @@ def test_other_layers_are_left_to_pytorch(rest):
     assert layers_of(network, network) is None
     flatten(network)
     x = torch.randn(5, 4)
-    assert torch.equal(through(network, network, None, x), network(x))
+    assert torch.equal(through([network], network, [None], x)[0], network(x))

@@ -47,7 +47,7 @@ class QNetwork(nn.Module):
         self.layers = layers_of(self, self.network)
 
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "... A"]:
-        return through(self.network, self, self.layers, observation)
+        return through([self.network], self, [self.layers], observation)[0]
 
     @torch.no_grad()
     def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = True) -> Int[Tensor, "..."]:

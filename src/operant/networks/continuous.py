@@ -56,14 +56,15 @@ class Critics(nn.Module):
         inputs = observation_size + len(bounds.center)
         networks = [_perceptron(inputs, shape, 1) for _ in range(count)]
         self.networks = nn.ModuleList(networks)
-        self.parts = [(network, layers_of(self, network)) for network in networks]
+        self.parts = networks, [layers_of(self, network) for network in networks]
 
     def forward(
         self, observation: Float[Tensor, "*B D"], action: Float[Tensor, "*B A"], count: int | None = None
     ) -> list[Float[Tensor, "*B"]]:
         """Q_i(s, a) of each critic, or of the first `count`."""
         both = torch.cat([observation, self.bounds.inverse(action)], -1)
-        return [through(network, self, layers, both).squeeze(-1) for network, layers in self.parts[:count]]
+        networks, layers = self.parts
+        return [value.squeeze(-1) for value in through(networks[:count], self, layers[:count], both)]
 
 
 class DeterministicActor(nn.Module):
@@ -76,7 +77,8 @@ class DeterministicActor(nn.Module):
         self.layers = layers_of(self, self.network)
 
     def forward(self, observation: Float[Tensor, "*B D"]) -> Float[Tensor, "*B A"]:
-        return self.bounds(through(self.network, self, self.layers, observation).tanh())
+        (output,) = through([self.network], self, [self.layers], observation)
+        return self.bounds(output.tanh())
 
     def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
         """The same in NumPy. There is no chance in it."""
@@ -96,7 +98,8 @@ class SoftActor(nn.Module):
 
     def forward(self, observation: Float[Tensor, "*B D"]) -> tuple[Float[Tensor, "*B A"], Float[Tensor, "*B"]]:
         """(action, its log-density)."""
-        return self.head.sample(through(self.network, self, self.layers, observation))
+        (output,) = through([self.network], self, [self.layers], observation)
+        return self.head.sample(output)
 
     def reflex(self, steps: int, rows: int, greedy: bool) -> Draw:
         """The action alone, in NumPy."""

@@ -4,6 +4,7 @@ What PyTorch computes from a few hundred rows is a dozen small operations, and a
 time is not arithmetic. Here it is one call each way.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numba
@@ -38,6 +39,7 @@ class Layers(NamedTuple):
     """ReLU between the layers; else tanh."""
     hidden: int
     """Units of its hidden layers together."""
+    parameters: int
 
 
 def layers_of(module: nn.Module, network: nn.Sequential) -> Layers | None:
@@ -49,7 +51,8 @@ def layers_of(module: nn.Module, network: nn.Sequential) -> Layers | None:
     if len(bends) > 1 or not bends <= {nn.Tanh, nn.ReLU}:
         return None
     sizes = np.array([linear[0].in_features, *(x.out_features for x in linear)])
-    return Layers(place(module, linear[0].weight), sizes, nn.ReLU in bends, int(sizes[1:-1].sum()))
+    parameters = sum(x.weight.numel() + x.bias.numel() for x in linear)
+    return Layers(place(module, linear[0].weight), sizes, nn.ReLU in bends, int(sizes[1:-1].sum()), parameters)
 
 
 def place(module: nn.Module, parameter: Tensor) -> int:
@@ -68,34 +71,42 @@ def compilable(module: nn.Module) -> Flat | None:
     return flat if flat is not None and flat.device.type == "cpu" and flat.dtype == torch.float32 else None
 
 
-def through(network: nn.Sequential, module: nn.Module, layers: Layers | None, x: Shaped[Tensor, "*B D"]) -> Tensor:
-    """`network(x)`, [*B, O], where `layers` are `layers_of(module, network)`: compiled if that can be.
+def through(
+    networks: Sequence[nn.Sequential], module: nn.Module, layers: Sequence[Layers | None], x: Shaped[Tensor, "*B D"]
+) -> list[Tensor]:
+    """`network(x)`, [*B, O], of each, where `layers` are their `layers_of(module, network)`: compiled if that can be.
 
-    Gradients go to x and, unless its parameters are frozen, to the vector of `module`, and so to its parameters.
+    Gradients go to x and, unless the parameters are frozen, to the vector of `module`, and so to its parameters.
     """
-    if layers is None or (flat := compilable(module)) is None:
-        return network(x)
-    weights = flat if network[0].weight.requires_grad else flat.detach()
-    found: Tensor = _Output.apply(weights, layers, x.reshape(-1, x.shape[-1]))  # pyright: ignore[reportAssignmentType]
-    return found.view(*x.shape[:-1], found.shape[-1])
+    known = tuple(x for x in layers if x is not None)
+    if len(known) < len(layers) or (flat := compilable(module)) is None:
+        return [network(x) for network in networks]
+    weights = flat if networks[0][0].weight.requires_grad else flat.detach()
+    found: Any = _Outputs.apply(weights, known, x.reshape(-1, x.shape[-1]))
+    return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]
 
 
-class _Output(torch.autograd.Function):
+class _Outputs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, flat: Tensor, layers: Layers, x: Tensor) -> Tensor:
+    def forward(ctx: Any, flat: Tensor, parts: tuple[Layers, ...], x: Tensor) -> tuple[Tensor, ...]:
         weights, rows = flat.detach().numpy(), x.detach().contiguous().numpy()
-        y, hidden = forward(rows, weights, layers)
-        ctx.kept = (layers, weights, rows, hidden)
-        return torch.from_numpy(y)
+        found = [forward(rows, weights, layers) for layers in parts]
+        ctx.kept = (parts, weights, rows, [hidden for _, hidden in found])
+        ctx.set_materialize_grads(False)
+        return tuple(torch.from_numpy(y) for y, _ in found)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        layers, weights, x, hidden = ctx.kept
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        parts, weights, x, hidden = ctx.kept
         by_weights, _, by_x = ctx.needs_input_grad
-        gradient = np.zeros_like(weights) if by_weights else None
-        below = back(slope.contiguous().numpy(), x, weights, layers, hidden, gradient, by_x)
-        return (*(None if g is None else torch.from_numpy(g) for g in (gradient, None, below)),)
+        given = zip(parts, hidden, slopes, strict=True)
+        used = [(*kept, slope.contiguous().numpy()) for *kept, slope in given if slope is not None]
+        whole = sum(part.parameters for part, _, _ in used) == len(weights)
+        gradient = (np.empty_like if whole else np.zeros_like)(weights) if by_weights else None
+        below: list[Any] = [back(slope, x, weights, part, kept, gradient, by_x) for part, kept, slope in used]
+        of_x = sum(below[1:], below[0]) if by_x else None
+        return (*(None if g is None else torch.from_numpy(g) for g in (gradient, None, of_x)),)
 
 
 def forward(x: Array, weights: Array, layers: Layers) -> tuple[Array, Array]:
@@ -109,7 +120,7 @@ def back(
 ) -> Array | None:
     """From the gradient `slope` of the outputs that of x, if it is asked for, and of the weights, into `gradient`.
 
-    That vector [len(weights)] has to be 0 where the perceptron is.
+    In that vector [len(weights)] what was in the perceptron's place is lost.
     """
     below = np.empty_like(x) if by_x else x[:0]
     _back(slope, x, weights, *layers[:3], hidden, weights[:0] if gradient is None else gradient, below)
@@ -170,6 +181,7 @@ def _back(slope, x, weights, at, sizes, rectified, hidden, gradient, below_x):
         given = hidden[put : put + rows * fan_in].reshape(rows, fan_in) if layer > 0 else x
         if len(gradient) > 0:
             bias = gradient[at + fan_in * fan_out : at + (fan_in + 1) * fan_out]
+            bias[:] = ZERO
             for row in range(rows):
                 for i in range(fan_out):
                     bias[i] += slope[row, i]

@@ -595,7 +595,7 @@ def fails(operant: Any, out: Path, *command: object) -> None:
     """The command says that the disk is full, and leaves no model."""
     code, _, complained = operant(*command)
     assert code == 2
-    assert "the disk is full; make room, then use --resume. What was saved before is intact" in complained
+    assert "the disk is full; make room and try again; a run goes on with --resume" in complained
     assert complained.splitlines()[-1].startswith("operant: cannot write ")
     assert not (out / "model").exists()
     assert not (out / "summary.json").exists()
@@ -653,8 +653,8 @@ def test_a_device_that_is_really_full(small_run, tmp_path, out, operant, name):
     code, _, complained = operant(*small_run, "--out", out)
     assert code == 2
     assert complained.splitlines()[-1] == (
-        f"operant: cannot write {out / name}: the disk is full; make room, then use --resume. "
-        "What was saved before is intact"
+        f"operant: cannot write {out / name}: the disk is full; make room and try again; a run goes on "
+        "with --resume, and what it saved before is intact"
     )
     assert not (out / "summary.json").exists()
     assert not list(out.glob(".*"))

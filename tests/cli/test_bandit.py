@@ -161,7 +161,7 @@ def test_ctrl_c_names_the_folder_to_resume(operant, tmp_path, monkeypatch):
 
 def test_numbers_that_leave_their_range_are_not_cured_by_a_learning_rate():
     for name, cure in (("bandit/reward", "smaller numbers in the world"), ("loss/value", "a smaller learning rate")):
-        with pytest.raises(Diverged, match=f"step 3: the {name} is nan. The last checkpoint is intact; {cure}"):
+        with pytest.raises(Diverged, match=f"step 3: the {name} is nan; {cure}"):
             run._require_finite_metrics({name: math.nan}, 3)
 
 

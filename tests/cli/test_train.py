@@ -218,6 +218,16 @@ def test_evaluation_needs_the_run_alone_and_agrees_with_it(tmp_path, operant):
     assert drawn["return"] != found["return"]
 
 
+@pytest.mark.parametrize(("file", "words"), [("", "is a folder"), ("config.toml/figures.json", "cannot write")])
+def test_evaluation_plays_nothing_where_its_figures_could_not_be_written(tmp_path, operant, monkeypatch, file, words):
+    out = tmp_path / "run"
+    run("ppo", "CartPole-v1", "--steps", 1000, *SMALL, "--out", out)
+    monkeypatch.setattr("operant.cli.trained.figures", lambda *_: pytest.fail("episodes were played"))
+    code, _, complained = operant("evaluate", out, "--out", out / file)
+    assert code == 2
+    assert words in complained
+
+
 # Environments of one's own, and what is refused
 
 WORLDS = """
@@ -243,6 +253,8 @@ class Corridor(gymnasium.Env):
         self.steps += 1
         if self.steps >= self.when and self.trouble == "step":
             raise RuntimeError("the floor gave way")
+        if self.steps >= self.when and self.trouble == "exit":
+            raise SystemExit("the lights went out")
         self.at = max(0, self.at + (1 if action else -1))
         reward = np.nan if self.steps >= self.when and self.trouble == "reward" else float(self.at == 3)
         return np.full(1, self.at, np.float32), reward, self.at == 3, False, {}
@@ -273,6 +285,7 @@ def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(worlds, 
     ("trouble", "said"),
     [
         ("step", r"environment 0 raised RuntimeError: the floor gave way in step 40 \(.*my_worlds.py:\d+\)"),
+        ("exit", "environment 0 raised SystemExit: the lights went out in step 40"),
         ("reset", r"environment \d+ raised RuntimeError: the door is stuck"),
         ("reward", "environment 0 gave the reward nan at step 40, which is no finite number"),
     ],
@@ -360,11 +373,12 @@ def test_a_run_of_another_environment_is_not_resumed(tmp_path, operant):
         (["--hidden", -5], "--hidden is -5: give a whole number, 1 or more"),
         (["--hidden", 16, 0], "--hidden is 0"),
         (["--memory", "lstm", "--hidden"], "--hidden is empty"),
+        (["--envs", 10**8], "100,000,000 environments would take 200 GB of memory"),
         (["--learning-rate", "inf"], "--learning-rate is inf: give a finite number"),
         (["--value-coefficient", "inf"], "--value-coefficient is inf"),
     ],
 )
-def test_widths_and_sizes_that_mean_nothing_are_refused(flags, message, tmp_path, operant):
+def test_widths_and_sizes_that_cannot_be_are_refused(flags, message, tmp_path, operant):
     code, _, errors = operant("train", "ppo", "CartPole-v1", "--steps", 2048, "--out", tmp_path / "r", *flags)
     assert code == 2
     assert message in errors

@@ -288,7 +288,7 @@ def test_a_full_disk_stops_the_run_with_one_message(tmp_path, uninterrupted, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full_after_a_while)
-        with pytest.raises(InputError, match="the disk is full; make room, then use --resume"):
+        with pytest.raises(InputError, match="the disk is full; make room and try again"):
             run.follow(state, train(state, STEPS), STEPS, every_steps=1)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_000004", "step_000005"}
     whole_run(tmp_path, resume=True)

@@ -76,9 +76,10 @@ def options(arguments: list[str]) -> tuple[type, None]:
 
 
 def run(options: Options | Policy, resume: bool) -> None:
-    found = test_policy(options) if isinstance(options, Policy) else test_model(options)
     if options.out is not None:
         common.make_room(options.out)
+    found = test_policy(options) if isinstance(options, Policy) else test_model(options)
+    if options.out is not None:
         atomic_write(options.out, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

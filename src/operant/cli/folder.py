@@ -1,6 +1,7 @@
 """The run folder of a command: whether there is one to do, and how it begins. Loads no language model."""
 
 import json
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ def last_metrics(run: Run) -> dict[str, float]:
 
 
 def make_room(file: Path) -> None:
-    """The folder that `file` is to be written to."""
+    """Make the folder that `file` is to be written to. Raises `InputError` if it could not be written there."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: give the name of a file in it")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass

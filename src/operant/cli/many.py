@@ -102,7 +102,7 @@ def summary(options: Any, parts: list[Run]) -> dict[str, Any]:
     returns = [x["return"]["mean"] for x in found if x["episodes"]]
     title = f"{options.algorithm} on {options.environment}, {len(parts)} seeds"
     figures: dict[str, Any] = {"title": title, "episodes": sum(x["episodes"] for x in found)}
-    figures["played"] = found[0]["played"]
+    figures["played"] = found[0].get("played", "greedily")
     for name in ("steps", "seconds", "steps_per_second"):
         figures[name] = round(sum(x[name] for x in found) / len(found), 3)
     if not returns:

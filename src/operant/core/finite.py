@@ -20,4 +20,4 @@ def require_finite(x: Tensor | float, what: str, step: int, record: Any = None, 
     bad = ~torch.isfinite(torch.as_tensor(x))
     if bad.any():
         value = torch.as_tensor(x)[bad].flatten()[0].item()
-        raise Diverged(f"step {step}: the {what} is {value}. The last checkpoint is intact; {cure}", record)
+        raise Diverged(f"step {step}: the {what} is {value}; {cure}", record)

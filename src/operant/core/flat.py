@@ -62,5 +62,10 @@ def shorten(gradient: Tensor, longest: float) -> Tensor:
     """Scale the vector `gradient` in place to a norm of at most `longest`; its norm before, []."""
     norm = torch.linalg.vector_norm(gradient)
     if math.isfinite(longest):
-        gradient.mul_((longest / (norm + 1e-6)).clamp(max=1.0))
+        gradient.mul_(shortening(norm.item(), longest))
     return norm
+
+
+def shortening(norm: float, longest: float) -> float:
+    """What a gradient of this norm is multiplied with to be no longer than `longest`."""
+    return min(longest / (norm + 1e-6), 1.0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from operant.core.adam import Adam
 from operant.core.finite import require_finite
-from operant.core.flat import Flat, shorten
+from operant.core.flat import Flat, shorten, shortening
 from operant.core.schedules import Schedule, scheduled
 
 
@@ -78,7 +78,7 @@ def descend(
     if isinstance(optimizer, Adam):
         norm = optimizer.norm()
         require_finite(norm, "gradient's norm", step, record)
-        optimizer.shortened_step(min(max_gradient_norm / (norm + 1e-6), 1.0))
+        optimizer.shortened_step(shortening(norm, max_gradient_norm))
         return torch.scalar_tensor(norm)
     if flat:
         norm = shorten(parameters[0].grad, max_gradient_norm)

@@ -19,6 +19,7 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv, sync_vector_env
 from gymnasium.wrappers import FlattenObservation
 
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 from operant.envs import sync
 from operant.envs.atari import games, is_atari
 from operant.envs.sync import LightVector
@@ -33,6 +34,10 @@ EXTRAS = {
 """Which extra of Operant brings what the environments of a module need; classic ones need it to be drawn."""
 LOOPS = (sync.__file__, sync_vector_env.__file__)
 """Where environments are stepped in turns."""
+RAISED = (Exception, SystemExit)
+"""What an environment may raise; SystemExit would end a run without a word."""
+SIZE = 2000
+"""Bytes that the smallest environment takes, and more."""
 NATIVE = 4
 """From so many environments on, a vector implementation of their own is faster than one environment after another."""
 
@@ -52,6 +57,7 @@ def make(
     not take, where a package is missing, and whenever an environment raises in `reset` or `step`.
     """
     spec = find(name)
+    require_memory(envs * SIZE, f"{envs:,} environments", "give a smaller --envs")
     if is_atari(name):
         return games(name, envs, settings or {}, training)
     if spec.vector_entry_point is not None and envs >= NATIVE and render_mode is None:
@@ -113,14 +119,14 @@ class Named:
     def reset(self, **options: Any) -> Any:
         try:
             return super().reset(**options)  # pyright: ignore[reportAttributeAccessIssue]
-        except Exception as error:
+        except RAISED as error:
             raise _failed(error, "when it was reset") from error
 
     def step(self, actions: Any) -> Any:
         self.taken += 1
         try:
             return super().step(actions)  # pyright: ignore[reportAttributeAccessIssue]
-        except Exception as error:
+        except RAISED as error:
             raise _failed(error, f"in step {self.taken}") from error
 
 
@@ -132,7 +138,7 @@ class Vector(Named, SyncVectorEnv):
     """Environments one after another: those that can be drawn, or that tell more than a Box."""
 
 
-def _failed(error: Exception, when: str) -> InputError:
+def _failed(error: BaseException, when: str) -> InputError:
     """What an environment raised, with its number: that of the turn in the loop over them."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     turns = [frame.f_locals["i"] for frame in frames if frame.f_code.co_filename in LOOPS and "i" in frame.f_locals]
@@ -146,7 +152,7 @@ def _failed(error: Exception, when: str) -> InputError:
 def _first_info(env: gymnasium.Env) -> dict[str, Any]:
     try:
         return env.reset()[1]
-    except Exception as error:
+    except RAISED as error:
         raise _failed(error, "when it was reset") from error
 
 

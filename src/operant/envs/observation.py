@@ -95,11 +95,10 @@ def choices(actions: spaces.Space[Any]) -> list[int]:
 def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
     """Where a vector environment says what actions are allowed, as `info` of its reset shows; None if nowhere.
 
-    The masks of the several choices of a MultiDiscrete space stand side by side.
-
     It may be a part "action_mask" of a Dict observation, as in PettingZoo, `info["action_mask"]`, as in Gymnasium's
-    Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for. Raises `InputError` for a
-    part "action_mask" where actions are no choices.
+    Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for. The masks of the several
+    choices of a MultiDiscrete space stand side by side. Raises `InputError` for a part "action_mask" where actions are
+    no choices.
     """
     every = np.ones(env.num_envs, dtype=bool)
     if not choices(env.single_action_space):

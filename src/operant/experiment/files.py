@@ -57,7 +57,8 @@ def writing(path: Path) -> Iterator[None]:
         )
         reason = "the disk is full; make room" if full else f"{error}; mend that"
         raise InputError(
-            f"cannot write {path}: {reason}, then use --resume. What was saved before is intact"
+            f"cannot write {path}: {reason} and try again; a run goes on with --resume, and what it saved before is "
+            "intact"
         ) from error
 
 

@@ -105,7 +105,7 @@ def play(options: Options, world: Any, trained: Any) -> None:
             show(world, drawn)
         seen, decided = world.observation[0], not world.resetting[0]
         action = world.choose(trained.policy, not options.stochastic)
-        reward, terminated, truncated, _ = world._step(action)
+        reward, terminated, truncated, _ = world.step(action)
         if not decided:
             continue
         step, total = step + 1, total + float(reward[0])

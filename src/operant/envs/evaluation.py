@@ -22,7 +22,7 @@ def play(
     steps = longest * int(left.max())
     while left.any() and steps:
         mask = ~runner.resetting
-        reward, terminated, truncated, _ = runner._step(runner.choose(policy, greedy))
+        reward, terminated, truncated, _ = runner.step(runner.choose(policy, greedy))
         total, length, steps = total + np.where(mask, reward, 0.0), length + mask, steps - 1
         for i in ((terminated | truncated) & mask).nonzero()[0]:
             if left[i]:

@@ -112,7 +112,7 @@ class Runner:
             else:
                 step = policy.act(_tensor(self.observation), self._recall(policy), greedy)
                 action[:, t], log_prob[:, t], value[:, t], self.memory = step
-            reward[:, t], terminated[:, t], truncated[:, t], final = self._step(action[:, t])
+            reward[:, t], terminated[:, t], truncated[:, t], final = self.step(action[:, t])
             if final is not None:
                 finals.append(final)
                 if self.memory is not None:
@@ -173,7 +173,7 @@ class Runner:
         for t in range(size):
             seen[t], mask[t] = self.observation, ~self.resetting
             action[t] = choose(self.observation, t)
-            reward[t], terminated[t], truncated[t], final = self._step(action[t])
+            reward[t], terminated[t], truncated[t], final = self.step(action[t])
             reached[t] = self.observation
             if final is not None:
                 reached[t, terminated[t] | truncated[t]] = final
@@ -203,7 +203,7 @@ class Runner:
         """`size` steps of every environment of which only the returns of episodes are kept: evaluation, or a film."""
         for _ in range(size):
             mask = ~self.resetting
-            reward, terminated, truncated, _ = self._step(self.choose(policy, greedy))
+            reward, terminated, truncated, _ = self.step(self.choose(policy, greedy))
             self._count(reward[:, None], (terminated | truncated)[:, None], mask[:, None])
 
     def choose(self, policy: Any, greedy: bool = False) -> NDArray[Any]:
@@ -221,7 +221,7 @@ class Runner:
             self.memory = policy.initial_state(self.env.num_envs)
         return None if self.memory is None else torch.where(_tensor(self.begins)[:, None], 0.0, self.memory)
 
-    def _step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]:
         """(reward, terminated, truncated, the last observations of episodes that ended and were reset at once)."""
         observation, reward, terminated, truncated, info = self.env.step(self._executed(action))
         self.steps += 1

@@ -195,7 +195,10 @@ def presets(name: str) -> dict[str, dict[str, Any]]:
 
 
 def preset(name: str, environment: str) -> dict[str, Any]:
-    """The preset of this environment, or else of the longest pattern that it matches; none is empty."""
-    tables = presets(name)
+    """The preset of this environment, or else of the longest pattern that it matches; none is empty.
+
+    EnvPool's environments have those of Gymnasium's.
+    """
+    tables, environment = presets(name), environment.removeprefix("envpool:")
     fitting = [pattern for pattern in tables if fnmatch.fnmatchcase(environment, pattern)]
     return tables[max(fitting, key=lambda x: (x == environment, len(x)))] if fitting else {}

@@ -22,6 +22,7 @@ from operant.core.errors import InputError
 from operant.core.memory import require_memory
 from operant.envs import sync
 from operant.envs.atari import games, is_atari
+from operant.envs.pool import PREFIX, Pool
 from operant.envs.sync import LightVector
 
 EXTRAS = {
@@ -51,13 +52,17 @@ def make(
 ) -> VectorEnv:
     """`envs` environments that step together, by Gymnasium's name or as module:Name-v0 where `module` registers it.
 
-    A vector implementation is used where one is registered. Observations that are tables become one row of numbers.
-    Atari games are played as `operant.envs.atari` says; only in `training` does a life end an episode there, and are
-    rewards cut to their sign. Raises `InputError` for a name that is not known, for settings that the environment does
-    not take, where a package is missing, and whenever an environment raises in `reset` or `step`.
+    As envpool:Name-v0 it is EnvPool's; to be drawn it is Gymnasium's of that name. A vector implementation is used
+    where one is registered. Observations that are tables become one row of numbers. Atari games are played as
+    `operant.envs.atari` says; only in `training` does a life end an episode there, and are rewards cut to their sign.
+    Raises `InputError` for a name that is not known, for settings that the environment does not take, where a package
+    is missing, and whenever an environment raises in `reset` or `step`.
     """
-    spec = find(name)
     require_memory(envs * SIZE, f"{envs:,} environments", "give a smaller --envs")
+    if name.startswith(PREFIX) and render_mode is None:
+        return Pool(name.removeprefix(PREFIX), envs, settings or {})
+    name = name.removeprefix(PREFIX)
+    spec = find(name)
     if is_atari(name):
         return games(name, envs, settings or {}, training)
     if spec.vector_entry_point is not None and envs >= NATIVE and render_mode is None:

@@ -20,7 +20,7 @@ import operant
 from operant.cli import evaluate
 from operant.cli.algorithms import ALGORITHMS
 from operant.cli.main import COMMANDS
-from operant.cli.options import parse
+from operant.cli.options import name_lambda, parse
 from operant.cli.train import options_of
 from operant.core.divergences import kl_estimate
 from operant.core.losses import bradley_terry_loss, dpo_loss, policy_gradient_loss
@@ -175,6 +175,7 @@ def test_formulas_survive_markdown():
 
 def flags_of(options: type, prefix: str = "") -> set[str]:
     """The flags that a dataclass of options has on the command line."""
+    name_lambda(options)
     found = set()
     for name, hint in typing.get_type_hints(options, include_extras=True).items():
         marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()

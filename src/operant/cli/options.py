@@ -10,7 +10,7 @@ import types
 import typing
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 
@@ -68,6 +68,7 @@ def parse(options: type[T], command: str, arguments: list[str], preset: T | None
         config = str(Path(out) / "config.toml")
         if not Path(config).is_file():
             raise InputError(f"there is no run to resume in {out}: it has no config.toml; start it without --resume")
+    name_lambda(options)
     default = preset
     if config is not None:
         values = read_toml(Path(config))
@@ -82,7 +83,7 @@ def parse(options: type[T], command: str, arguments: list[str], preset: T | None
         options,
         args=arguments,
         default=default,
-        prog=f"operant {command}",
+        prog=" ".join(["operant", command, *filter(None, [getattr(preset, "algorithm", "")])]),
         description=_description(options),
         config=(tyro.conf.FlagConversionOff,),
         use_underscores=False,
@@ -94,6 +95,17 @@ def parse(options: type[T], command: str, arguments: list[str], preset: T | None
         )
     check_numbers(parsed)
     return cast(T, parsed), resume
+
+
+def name_lambda(options: type[Any]) -> None:
+    """Let λ be typed `--lambda` in these options and in their parts: as a name Python keeps that word for itself."""
+    for base in options.__mro__:
+        own = inspect.get_annotations(base)
+        if own.get("lambda_") is float:
+            base.__annotations__ = own | {"lambda_": Annotated[float, tyro.conf.arg(name="lambda")]}
+    for hint in typing.get_type_hints(options).values():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            name_lambda(hint)
 
 
 def _description(options: Any) -> str:

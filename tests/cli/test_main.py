@@ -141,7 +141,7 @@ def test_a_flag_that_is_none_ends_with_2(operant, command):
     [
         (InputError("a word, and\nanother line"), 2, "operant: a word, and another line\n"),
         (Diverged("step 3: the loss is nan"), 1, "operant: step 3: the loss is nan\n"),
-        (KeyboardInterrupt(), 130, "operant: interrupted\n"),
+        (KeyboardInterrupt(), 130, "operant: interrupted; a run goes on with --resume\n"),
     ],
 )
 def test_an_error_is_one_line_and_an_exit_code(operant, monkeypatch, error, code, message):

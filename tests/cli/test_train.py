@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import operant as package
 from operant.cli import algorithms
 from operant.cli.algorithms import ALGORITHMS, preset, presets
 from operant.cli.main import main
-from operant.cli.options import parse
+from operant.cli.options import flag, parse
 from operant.cli.train import Options, config_of, options, options_of
 from operant.core.errors import InputError
 from operant.experiment import checkpoint
@@ -94,7 +95,7 @@ def test_options_are_those_of_all_and_those_of_the_algorithm(name, capsys):
     own = {f.name for f in dataclasses.fields(ALGORITHMS[name].load().Config)}
     hidden = {"iterations"} if {"iterations", "rollout"} <= own else set()
     for field in {f.name for f in dataclasses.fields(Options)} - {"algorithm", "environment"} | own - hidden:
-        assert f"--{field[:-1].replace('_', '-')}{field[-1]}" in said
+        assert flag(options_of(name), field) in said
     assert not hidden or "--iterations" not in said
 
 
@@ -109,6 +110,20 @@ def test_a_flag_stands_above_a_file_above_the_preset_above_the_default(tmp_path)
     assert [x.learning_rate for x in (plain, filed, flagged)] == [given["learning_rate"], 0.25, 0.25]
     assert filed.rollout == given["rollout"]
     assert read("ppo", "Taxi-v4").gamma == options_of("ppo")().gamma
+
+
+@pytest.mark.parametrize("name", ["a2c", "a3c", "ppo"])
+def test_the_example_under_the_presets_is_an_environment(name, capsys):
+    run(name)
+    example = re.search(rf"operant train {name} ([^ ]+)\. ", capsys.readouterr().out)
+    assert example is not None
+    assert gymnasium.spec(example[1].rpartition(":")[2]).id == example[1]
+
+
+def test_options_of_networks_are_refused_where_there_is_none(tmp_path, operant):
+    code, _, complained = operant("train", "dpg", "Pendulum-v1", "--hidden", 32, "--out", tmp_path / "run")
+    assert code == 2
+    assert "--hidden is for networks, and dpg is linear in tiles" in complained
 
 
 def test_a_preset_may_stand_for_several_environments(tmp_path, monkeypatch):
@@ -218,7 +233,10 @@ def test_evaluation_needs_the_run_alone_and_agrees_with_it(tmp_path, operant):
     assert drawn["return"] != found["return"]
 
 
-@pytest.mark.parametrize(("file", "words"), [("", "is a folder"), ("config.toml/figures.json", "cannot write")])
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [("", "is a folder"), ("config.toml/figures.json", "cannot write"), ("summary.json", "nothing is overwritten")],
+)
 def test_evaluation_plays_nothing_where_its_figures_could_not_be_written(tmp_path, operant, monkeypatch, file, words):
     out = tmp_path / "run"
     run("ppo", "CartPole-v1", "--steps", 1000, *SMALL, "--out", out)
@@ -247,6 +265,10 @@ class Corridor(gymnasium.Env):
         self.at = 0
         if self.trouble == "reset" and self.steps:
             raise RuntimeError("the door is stuck")
+        if self.trouble == "old":
+            return np.zeros(1, np.float32)
+        if self.trouble == "number":
+            return 0.0, {}
         return np.zeros(1, np.float32), {}
 
     def step(self, action):
@@ -281,11 +303,14 @@ def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(worlds, 
     assert "cannot be saved: the run goes on with new episodes" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Gymnasium has seen it too
 @pytest.mark.parametrize(
     ("trouble", "said"),
     [
         ("step", r"environment 0 raised RuntimeError: the floor gave way in step 40 \(.*my_worlds.py:\d+\)"),
         ("exit", "environment 0 raised SystemExit: the lights went out in step 40"),
+        ("old", r"reset\(\) gives no pair of an observation and a dict"),
+        ("number", r"an observation of the shape \(\), and its space says \(1,\)"),
         ("reset", r"environment \d+ raised RuntimeError: the door is stuck"),
         ("reward", "environment 0 gave the reward nan at step 40, which is no finite number"),
     ],
@@ -374,6 +399,8 @@ def test_a_run_of_another_environment_is_not_resumed(tmp_path, operant):
         (["--hidden", 16, 0], "--hidden is 0"),
         (["--memory", "lstm", "--hidden"], "--hidden is empty"),
         (["--envs", 10**8], "100,000,000 environments would take 200 GB of memory"),
+        (["--max-gradient-norm", 0], "--max-gradient-norm is 0.0: give a number above 0"),
+        (["--gamma", "nan"], "--gamma is nan: give a number between 0 and 1"),
         (["--learning-rate", "inf"], "--learning-rate is inf: give a finite number"),
         (["--value-coefficient", "inf"], "--value-coefficient is inf"),
     ],

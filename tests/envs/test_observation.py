@@ -77,6 +77,14 @@ def test_what_is_no_row_of_numbers_is_refused(space):
         numbers(space)
 
 
+@pytest.mark.parametrize(
+    ("space", "seen"), [(spaces.Discrete(4, start=1), [2, 5]), (spaces.MultiDiscrete([3, 4]), [[0, 0], [3, 1]])]
+)
+def test_a_choice_outside_the_space_is_named_and_not_seen_as_none(space, seen):
+    with pytest.raises(InputError, match=r"environment 1 shows number [34] of [34] choices"):
+        numbers(space)[1](np.array(seen))
+
+
 MASKED = spaces.Dict({"action_mask": spaces.MultiBinary(4), "observation": spaces.Box(0, 1, (2,))})
 
 

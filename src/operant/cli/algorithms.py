@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from operant.cli.options import read_toml
+from operant.cli.options import flag, read_toml
 from operant.core.errors import InputError
 
 
@@ -73,8 +73,12 @@ def soft(world: Any, options: Any) -> Any:
 
 def linear(world: Any, options: Any) -> Any:
     """μ(s) and v(s), linear in tiles."""
+    from operant.cli.train import Options
     from operant.networks.linear import LinearActorCritic
 
+    for name in ("hidden", "activation", "initialisation", "bfloat16"):
+        if getattr(options, name) != getattr(Options, name):
+            raise InputError(f"{flag(Options, name)} is for networks, and {options.algorithm} is linear in tiles")
     return LinearActorCritic(world.observation_space, world.actions, options.tilings, options.across)
 
 

@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             2,
         )
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted; a run goes on with --resume", 130)
     except BrokenPipeError:  # whoever read the output has gone; Python would complain once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

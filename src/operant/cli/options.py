@@ -27,8 +27,11 @@ MAY_BE_NEGATIVE = {"missing_stop_score", "initial", "prior_mean", "alpha", "targ
 """Numbers below 0, and one of which each algorithm says itself what it may be."""
 SHARES = {
     "warmup", "floor", "gamma", "lambda_", "held_out", "label_smoothing", "epsilon", "epsilon_end", "target_epsilon",
+    "rmsprop_decay",
 }  # fmt: skip
 """Numbers that are 1 or less."""
+ABOVE_0 = {"max_gradient_norm", "kl_tolerance"}
+"""Numbers with which, at 0, nothing would be learned."""
 FINITE = ("learning_rate", "coefficient", "noise", "delay")
 """Ends of the names of numbers that cannot be infinite; others may be, to leave something out."""
 
@@ -147,6 +150,9 @@ def check_numbers(options: Any, prefix: str = "") -> None:
             needed = "a whole number, 0 or more" if name in MAY_BE_0 else "a whole number, 1 or more"
         elif math.isnan(value) or (value < 0 and name not in MAY_BE_NEGATIVE):
             needed = "a number" if name in MAY_BE_NEGATIVE else "a number, 0 or more"
+            needed = "a number between 0 and 1" if name in SHARES else needed
+        elif value == 0 and name in ABOVE_0:
+            needed = "a number above 0"
         elif value > 1 and name in SHARES:
             needed = "a number between 0 and 1"
         elif math.isinf(value) and name.endswith(FINITE):

@@ -66,9 +66,10 @@ class Options:
     """There it draws its actions, and does not take the best one; DQN's are random as often as at the end of training.
     Usual for Atari games, which a greedy policy can play in circles."""
     threads: int = 1
-    """CPU threads; small networks are fastest with one."""
+    """CPU threads; small networks are fastest with one. 0 = as many as PyTorch takes."""
     checkpoint_every: int = 0
-    """Steps of all environments between checkpoints; 0 = by time, about every 30 seconds."""
+    """Steps of all environments between checkpoints, which are written with the next line of metrics (replay: see
+    --report-every); 0 = by time, about every 30 seconds."""
     out: Path = Path("runs/train")
     """The run folder to write; by default runs/ALGORITHM-ENVIRONMENT."""
 
@@ -162,12 +163,12 @@ def overview_of(name: str) -> str:
     tables = presets(name)
     width = max(map(len, tables), default=0)
     rows = [f"  {env:<{width}}  {', '.join(f'{k} {v}' for k, v in table.items())}" for env, table in tables.items()]
+    example = next((x for x in tables if "*" not in x), "ENVIRONMENT")
     return (
         f"{name}: {find(name).words}. Actions: {', '.join(find(name).actions)}.\n\nPresets\n\n"
         + "\n".join(rows)
         + "\n\n"
-        f"Train one with: operant train {name} {next(iter(tables), 'ENVIRONMENT')}. operant train {name} --help "
-        "explains the options"
+        f"Train one with: operant train {name} {example}. operant train {name} --help explains the options"
     )
 
 
@@ -246,8 +247,12 @@ def train(options: Any, resume: bool) -> None:
     world = elsewhere(options, world) if find(options.algorithm).processes else world
     state = module.init(policy, world, config)
     folder = start(options, "train", resume, [])
-    if folder.restore(state) and not world.resumes:
-        print(f"the state of {options.environment} cannot be saved: the run goes on with new episodes")
+    restored = folder.restore(state)
+    if resume and not restored:
+        print(f"{options.out} has no checkpoint yet: the run begins anew")
+    if restored and not world.resumes:
+        whose = "environments in other processes" if find(options.algorithm).processes else options.environment
+        print(f"the state of {whose} cannot be saved: the run goes on with new episodes")
     unit, total = scale(options, config)
     every = max(1, total // LINES) if unit > 1 and not hasattr(config, "report_every") else 1
     metrics = watched(state, module.train(state, config), every, total)

@@ -155,10 +155,20 @@ def _failed(error: BaseException, when: str) -> InputError:
 
 
 def _first_info(env: gymnasium.Env) -> dict[str, Any]:
+    """What it tells with its first state. Raises `InputError` unless `reset` gives what Gymnasium asks for."""
     try:
-        return env.reset()[1]
+        found: Any = env.reset()
     except RAISED as error:
         raise _failed(error, "when it was reset") from error
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)):
+        raise InputError("the environment's reset() gives no pair of an observation and a dict: mend the environment")
+    space = env.observation_space
+    if isinstance(space, spaces.Box) and np.shape(found[0]) != space.shape:
+        raise InputError(
+            f"the environment's reset() gives an observation of the shape {np.shape(found[0])}, and its space says "
+            f"{space.shape}: mend one of them"
+        )
+    return found[1]
 
 
 def _itself(env: gymnasium.Env) -> gymnasium.Env:

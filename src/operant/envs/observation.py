@@ -74,6 +74,11 @@ def _bounds(space: spaces.Space[Any]) -> tuple[NDArray[np.float32], NDArray[np.f
 
 
 def _one_hot(index: NDArray[Any], size: int) -> NDArray[np.float32]:
+    if len(wrong := ((index < 0) | (index >= size)).nonzero()[0]):
+        raise InputError(
+            f"environment {wrong[0]} shows number {index[wrong[0]]} of {size} choices, which are counted from 0: mend "
+            "its observations, or its observation space"
+        )
     return (index[:, None] == np.arange(size)).astype(np.float32)
 
 

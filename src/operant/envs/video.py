@@ -88,7 +88,7 @@ def _write_mp4(path: Path, frames: Iterable[NDArray[np.uint8]], fps: float) -> N
         import imageio  # pyright: ignore[reportMissingImports]
         import imageio_ffmpeg  # noqa: F401 # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise InputError(f"{path} needs imageio with ffmpeg: pip install imageio[ffmpeg], or write a .gif") from error
+        raise InputError("an .mp4 needs imageio with ffmpeg: pip install imageio[ffmpeg], or write a .gif") from error
     writer: Any = imageio.get_writer(path, fps=fps, macro_block_size=2, ffmpeg_log_level="error")
     with writer:
         for frame in frames:

@@ -1,5 +1,6 @@
 """One page, `report.html`, from what a run folder holds. Nothing in it is fetched from a network."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -112,7 +113,7 @@ def _page(runs: Sequence[Findings]) -> str:
         ("exposure", "By exposure", _each(runs, _exposures)),
         ("reward-and-kl", "Reward and KL", _each(runs, _reward_and_kl)),
         ("reward-model", "Reward model", _each(runs, _reward_model)),
-        ("curves", "Learning curves", _learning_curves([part for run in runs for part in run.seeds or [run]])),
+        ("curves", "Learning curves", _learning_curves(_parts(runs))),
         ("samples", "Samples", _each(runs, _samples)),
         ("figures", "All figures", _each(runs, _tables)),
         ("settings", "Settings and time", _each(runs, _settings)),
@@ -126,6 +127,14 @@ def _page(runs: Sequence[Findings]) -> str:
         f"<title>{escape(title)}</title><style>{plots.STYLE}</style></head>\n<body><header><p>Operant report</p>"
         f"<h1>{escape(title)}</h1></header><nav>{menu}</nav>\n<main>{body}</main></body></html>\n"
     )
+
+
+def _parts(runs: Sequence[Findings]) -> list[Findings]:
+    """The runs; in place of one of several seeds those of its seeds, by both names where there are several runs."""
+    if len(runs) == 1:
+        return runs[0].seeds or list(runs)
+    named = [[dataclasses.replace(seed, name=f"{run.name}, {seed.name}") for seed in run.seeds] for run in runs]
+    return [part for run, seeds in zip(runs, named, strict=True) for part in seeds or [run]]
 
 
 def _each(runs: Sequence[Findings], section: Callable[[Findings], str]) -> str:

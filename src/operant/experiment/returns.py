@@ -23,8 +23,8 @@ def section(runs: Sequence[Findings]) -> str:
     if not trained:
         return ""
     html = "".join(_tiles(run) for run in trained) if len(trained) == 1 else ""
-    several = [(i, run) for i, run in enumerate(runs) if len(run.seeds) > 1 and run in trained]
-    cards = _curves(several, len(runs) > 1) if several else ""
+    drawn = [(i, run) for i, run in enumerate(runs) if run in trained]
+    cards = _curves(drawn, len(runs) > 1) if any(len(run.seeds) > 1 for run in trained) else ""
     rows = [row for run in trained for row in _rows(run, len(runs) > 1)]
     if any(run.seeds for run in trained):  # single runs stand side by side elsewhere
         caption = "Small: 95% bootstrap interval; of a single seed over its episodes, of all over the seeds."
@@ -37,9 +37,12 @@ def is_trained(run: Findings) -> bool:
 
 
 def band(curves: Sequence[Curve], colour: int) -> regret.Band:
-    """The mean of several curves at common steps, with its 95% interval by Student's t where curves are."""
+    """The mean of several curves at common steps, with its 95% interval by Student's t where curves are; or one."""
     from scipy.stats import t
 
+    if len(curves) == 1:
+        y = plots.smooth(curves[0].y)
+        return regret.Band(curves[0].x, y, y, y, colour)
     first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     x = np.linspace(first, last, POINTS)
     y = np.array([np.interp(x, curve.x, plots.smooth(curve.y)) for curve in curves])
@@ -75,16 +78,16 @@ def _tile(name: str, value: str, words: str) -> str:
     )
 
 
-def _curves(several: Sequence[tuple[int, Findings]], named: bool) -> str:
+def _curves(runs: Sequence[tuple[int, Findings]], named: bool) -> str:
     bands, single = [], []
-    for i, run in several:
-        curves = [seed.metrics[RETURN] for seed in run.seeds if RETURN in seed.metrics]
-        if len(curves) > 1:
+    for i, run in runs:
+        curves = [part.metrics[RETURN] for part in run.seeds or [run] if RETURN in part.metrics]
+        if curves:
             bands.append(band(curves, i))
             single += [] if named else [Curve(curve.x, plots.smooth(curve.y)) for curve in curves]
     if not bands:
         return ""
-    keys = "".join(f'<span><i class="f{i % plots.COLOURS}"></i>{escape(run.name)}</span>' for i, run in several)
+    keys = "".join(f'<span><i class="f{i % plots.COLOURS}"></i>{escape(run.name)}</span>' for i, run in runs)
     legend = f'<div class="legend">{keys}</div>' if named else ""
     pale = "" if named else " Pale: each seed, its running mean."
     words = f"While learning: mean over seeds of their running means, in its 95% interval (Student's t).{pale}"

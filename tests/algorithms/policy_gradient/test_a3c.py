@@ -48,6 +48,14 @@ def test_a_single_worker_is_a2c(unchecked_types):
     assert torch.equal(weights, state.weights)
 
 
+def test_the_end_is_reported_once():
+    config = dataclasses.replace(CONFIG, workers=2, iterations=30, report_every=7)
+    state = a3c.init(ActorCritic(4, 2), a3c.Worlds(POLE, 0, POLE(0).env), config)
+    steps = [state.step for _ in a3c.train(state, config)]
+    assert steps.count(30) == 1
+    assert steps[-1] == 30
+
+
 CHANGED = {
     "iterations": 8,
     "rollout": 5,

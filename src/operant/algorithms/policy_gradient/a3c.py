@@ -149,6 +149,7 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
         (rank, state.world.make, int(seed), copy.deepcopy(state.policy), shared, config)
         for rank, seed in enumerate(seeds)
     ]
+    last: list[list[float]] = []
     with workers(work, given if state.step < config.iterations else []) as reports:
         try:
             for shown, steps, returns, lengths in reports:
@@ -158,6 +159,11 @@ def train(state: State, config: Config) -> Iterator[Metrics]:
                 state.world.steps += steps
                 state.world.returns += returns
                 state.world.lengths += lengths
-                yield dict(zip(a2c.SHOWN, shown, strict=True))
+                if state.step < config.iterations:
+                    yield dict(zip(a2c.SHOWN, shown, strict=True))
+                else:  # each process reports what is left
+                    last.append(shown)
+            if last:
+                yield dict(zip(a2c.SHOWN, np.mean(last, 0).tolist(), strict=True))
         finally:
             shared.updates[-1] = 1

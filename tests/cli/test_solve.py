@@ -220,7 +220,7 @@ BAD = [
     (["FrozenLake-v1", "--env-args", "no_such", "1"], "Gymnasium cannot make FrozenLake-v1: "),
     (["cliff", "--env-args", "is_slippery", "1"], "--env-args are for Gymnasium's environments, and cliff is none"),
     (["cliff", "--gamma", "1.5"], "gamma is 1.5: give a number between 0 and 1"),
-    (["cliff", "--gamma", "-0.1"], "gamma is -0.1: give a number, 0 or more"),
+    (["cliff", "--gamma", "-0.1"], "gamma is -0.1: give a number between 0 and 1"),
     (["cliff", "--gamma", "nan"], "gamma is nan"),
     (["cliff", "--method", "value_iteration"], "gamma is 1, and value_iteration needs a discount below 1: take "),
     (["recycling_robot", "--gamma", "1"], "gamma is 1 and from state 0 no end can be reached, whatever is done"),

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SEEDS ?= 0 1 2
 
-.PHONY: install demo demo-seeds test check bench bench-tabular bench-control textbook format clean
+.PHONY: install demo demo-seeds test test-device check bench bench-tabular bench-control textbook format clean
 
 install: .venv/installed
 
@@ -27,6 +27,10 @@ demo-seeds: .venv/installed
 
 test: .venv/installed
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# What computes on an accelerator, on a stand-in for one, which g++ compiles.
+test-device: .venv/installed
+	PYTHONPATH=tests $(BIN)/python -m pytest -p stand_in -m gpu
 
 check: .venv/installed
 	$(BIN)/ruff format --check src tests benchmarks recipes

@@ -47,8 +47,8 @@ hypothesis.settings.load_profile("operant")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("gpu") and not torch.accelerator.is_available():
+        pytest.skip("needs an accelerator")
     if item.get_closest_marker("data") and not DATA.is_dir():
         pytest.skip(f"needs the development data sets in {DATA}")
 

@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -75,6 +76,41 @@ def test_gymnasiums_own_vector_goes_on_bit_for_bit():
     first = Runner("CartPole-v1", envs=5)
     policy = actor_critic(first.env.single_observation_space, first.env.single_action_space)
     goes_on(first, Runner("CartPole-v1", envs=5, seed=5), policy)
+
+
+class Walk(gymnasium.Env):
+    """Steps of a drunkard, who knows where he is."""
+
+    observation_space = gymnasium.spaces.Box(-100, 100, (1,))
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = np.zeros(1, np.float32)
+        return self.place, {}
+
+    def step(self, action):
+        self.place = self.place + np.float32(action + self.np_random.normal())
+        return self.place, float(self.place[0]), False, False, {}
+
+
+class KnownWalk(Walk):
+    def state_dict(self):
+        return {"place": self.place}
+
+    def load_state_dict(self, state):
+        self.place = state["place"]
+
+
+def test_an_environment_that_knows_its_state_goes_on_bit_for_bit_behind_wrappers():
+    def walk(kind, seed):
+        makers = [lambda: gymnasium.wrappers.TimeLimit(kind(), 30)] * 2
+        return Runner(SyncVectorEnv(makers), seed=seed)
+
+    first = walk(KnownWalk, 0)
+    policy = actor_critic(first.env.single_observation_space, first.env.single_action_space)
+    goes_on(first, walk(KnownWalk, 5), policy)
+    assert not walk(Walk, 0).resumes
 
 
 def test_a_saved_state_does_not_change_with_its_run():

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from operant.algorithms.preference import dpo, sft
+from operant.core.device import device
 from operant.text.context import rows
 from operant.text.language_model import LanguageModel, frozen, reward_model_from, small_model
-from operant.text.machine import device, probe
+from operant.text.machine import probe
 from operant.text.rewards import score
 from operant.text.sampling import decoding_copy, fastest_decoding_dtype, sample
 from operant.text.tokenizer import Comparison, Example

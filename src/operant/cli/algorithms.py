@@ -18,7 +18,7 @@ def actor_critic(world: Any, options: Any) -> Any:
     if options.memory != "none":
         return recurrent(world, options)
     shape = (tuple(options.hidden), activation(options), options.initialisation)
-    return formatted(actor_critic.actor_critic(world.observation_space, world.actions, *shape), options)
+    return actor_critic.actor_critic(world.observation_space, world.actions, *shape)
 
 
 def recurrent(world: Any, options: Any) -> Any:
@@ -48,7 +48,7 @@ def q_network(world: Any, options: Any) -> Any:
     from operant.networks import action_values
 
     shape = (tuple(options.hidden), options.duelling, activation(options), options.epsilon_end)
-    return formatted(action_values.q_network(world.observation_space, world.actions, *shape), options)
+    return action_values.q_network(world.observation_space, world.actions, *shape)
 
 
 def deterministic(critics: int) -> Callable[[Any, Any], Any]:
@@ -80,15 +80,6 @@ def linear(world: Any, options: Any) -> Any:
         if getattr(options, name) != getattr(Options, name):
             raise InputError(f"{flag(Options, name)} is for networks, and {options.algorithm} is linear in tiles")
     return LinearActorCritic(world.observation_space, world.actions, options.tilings, options.across)
-
-
-def formatted(policy: Any, options: Any) -> Any:
-    """The policy, which computes in the format that is asked for."""
-    from operant.networks.image import compute_in_bfloat16
-
-    if options.bfloat16:
-        compute_in_bfloat16(policy)
-    return policy
 
 
 def activation(options: Any) -> Any:
@@ -165,6 +156,27 @@ def find(name: str) -> Algorithm:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(ALGORITHMS)}"
         raise InputError(f"there is no algorithm {name!r} to train; {hint}")
     return ALGORITHMS[name]
+
+
+def make_policy(world: Any, options: Any) -> Any:
+    """The policy, not yet trained, where it is to compute and in what format.
+
+    Raises `InputError` for a device or a format that is for networks of images alone.
+    """
+    from operant.core.device import device
+    from operant.networks.image import compute_in_bfloat16, torsos
+
+    algorithm = find(options.algorithm)
+    policy = algorithm.network(world, options)
+    if options.bfloat16:
+        compute_in_bfloat16(policy)
+    place = device(options.device)
+    if torsos(policy) and not algorithm.processes:
+        return policy.to(place)
+    if options.device != "auto" and place.type != "cpu":
+        who = f"{options.algorithm}, whose processes share the CPU's memory" if torsos(policy) else "a small network"
+        raise InputError(f"--device {options.device} is not for {who}: leave it out")
+    return policy
 
 
 def require_fit(name: str, environment: str, space: Any) -> None:

@@ -18,13 +18,14 @@ from operant.cli.folder import last_metrics as last_metrics
 from operant.cli.folder import make_room as make_room
 from operant.cli.folder import pending as pending
 from operant.cli.folder import start as start
+from operant.core.device import device
 from operant.core.errors import InputError
 from operant.experiment.files import sync, writing
 from operant.experiment.run import Run
 from operant.text import data
 from operant.text import tokenizer as tokens
 from operant.text.language_model import LanguageModel, RewardModel, compile_layers
-from operant.text.machine import device, probe
+from operant.text.machine import probe
 
 
 @dataclasses.dataclass(frozen=True)

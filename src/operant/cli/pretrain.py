@@ -9,11 +9,11 @@ from tyro.conf import OmitArgPrefixes
 
 from operant.algorithms.preference import pretrain as algorithm
 from operant.cli import common
+from operant.core.device import device
 from operant.core.errors import InputError
 from operant.core.shuffle import Shuffle
 from operant.text import data, tokenizer
 from operant.text.language_model import LanguageModel, small_model
-from operant.text.machine import device
 from operant.text.tokenizer import Example
 
 

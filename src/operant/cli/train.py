@@ -12,7 +12,16 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Fixed, Positional, Suppress
 
-from operant.cli.algorithms import ALGORITHMS, find, preset, preset_file, presets, require_fit, require_memory
+from operant.cli.algorithms import (
+    ALGORITHMS,
+    find,
+    make_policy,
+    preset,
+    preset_file,
+    presets,
+    require_fit,
+    require_memory,
+)
 from operant.cli.options import build, read_toml, take
 from operant.core.errors import InputError
 
@@ -50,6 +59,9 @@ class Options:
     """How the weights begin."""
     bfloat16: bool = False
     """Networks of images compute in bfloat16: PPO is a third faster where a processor has such instructions."""
+    device: str = "auto"
+    """Where networks of images compute: auto = an accelerator, if any; or cpu, cuda, cuda:1, mps. Small networks are
+    faster on a CPU, and stay there."""
     memory: Literal["none", "lstm", "gru"] = "none"
     """What the policy remembers an episode with; it has the last of the widths. An LSTM is the faster one on a CPU."""
     normalize_observations: bool = False
@@ -243,7 +255,7 @@ def train(options: Any, resume: bool) -> None:
     require_memory(options.algorithm, options.memory)
     config, module = config_of(options), find(options.algorithm).load()
     world = make_world(options, options.envs, options.seed * options.envs)
-    policy = find(options.algorithm).network(world, options)
+    policy = make_policy(world, options)
     world = elsewhere(options, world) if find(options.algorithm).processes else world
     state = module.init(policy, world, config)
     folder = start(options, "train", resume, [])

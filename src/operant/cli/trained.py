@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from operant.cli.algorithms import find
+from operant.cli.algorithms import make_policy
 from operant.cli.options import build, read_toml
 from operant.cli.train import make_environments, make_world, options_of, require_seed
 from operant.core.errors import InputError
@@ -97,14 +97,15 @@ def load(run: Path) -> Trained:
     ran = values.pop("run", {}).get("algorithm")
     if ran != "train":
         raise InputError(f"{run} is a run of operant {ran}, not of operant train: it holds no policy to play")
-    options = build(options_of(str(values.get("algorithm"))), {**values, "out": str(run)}, str(run / "config.toml"))
+    values |= {"out": str(run), "device": "auto"}  # it may have been trained on another machine
+    options = build(options_of(str(values.get("algorithm"))), values, str(run / "config.toml"))
     if options.seeds > 1:
         raise InputError(f"{run} holds the runs of {options.seeds} seeds: name one, such as {run}/seed_{options.seed}")
     found = Run(run, "train", values).checkpoints()
     if not found:
         raise InputError(f"{run} has no checkpoint yet: wait for the first, or train with a smaller --checkpoint-every")
     world = make_world(options, 1, 0)
-    policy = find(options.algorithm).network(world, options)
+    policy = make_policy(world, options)
     world.env.close()
     saved = checkpoint.read(found[-1], ("state.policy", "state.world"))
     node = saved.document["state"]["values"]

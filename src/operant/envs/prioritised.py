@@ -65,7 +65,7 @@ class PrioritisedReplay:
 
     def update(self, rows: NDArray[np.int64], error: Float[Tensor, " B"]) -> None:
         """New priorities |δ| + ε for `rows` [B]; of a row drawn twice the last one counts."""
-        priority = (error.detach().abs().double().numpy() + self.epsilon) ** self.alpha
+        priority = (error.detach().abs().cpu().double().numpy() + self.epsilon) ** self.alpha
         self.highest = max(self.highest, priority.max())
         set_leaves(self.tree, rows, priority)
 

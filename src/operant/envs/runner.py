@@ -27,6 +27,7 @@ from operant.networks.recurrent import Remembered
 
 Choose = Callable[[NDArray[Any], int], NDArray[Any]]
 """(observations [B, ...], step) to actions [B, ...]."""
+CPU = torch.device("cpu")
 EPISODE_PIECE = 64
 """Steps between looks at whether all episodes are over."""
 
@@ -47,6 +48,9 @@ class Runner:
     mask behind them where the environment says which actions are allowed (`envs.observation`). The last state of an
     episode has its own mask, since values are computed of it, and ones only where that allows nothing or is not known:
     after a SAME_STEP reset a method `action_masks()` can no longer be asked about it.
+
+    A policy that computes on another `device` than the CPU is given what it sees there, and so are the records that are
+    made with it.
 
     A policy with memory sees `Remembered` observations. Its state goes on from step to step and is 0 where an episode
     begins; a reset step still belongs to the episode that ended, because the value of its last state needs what was
@@ -104,7 +108,7 @@ class Runner:
         finals: list[NDArray[Any]] = []
         last_memories: list[Tensor] = []
         self._recall(policy)
-        first_memory, choose = self.memory, _chooser(policy, size, place[0], greedy)
+        first_memory, choose, device = self.memory, _chooser(policy, size, place[0], greedy), _device(policy)
         for t in range(size):
             seen[:, t], mask[:, t], begins[:, t] = self.observation, ~self.resetting, self.begins
             if choose is not None:
@@ -123,11 +127,11 @@ class Runner:
         self._count(reward, terminated | truncated, mask)
         if self.rewards is not None:
             reward = self.rewards(reward, terminated | truncated, mask)
-        record: dict[str, Any] = {k: _tensor(x) for k, x in {
+        record: dict[str, Any] = {k: _tensor(x).to(device) for k, x in {
             "observation": seen, "action": action, "log_prob": log_prob, "value": value,
             "reward": reward.astype(np.float32), "terminated": terminated, "truncated": truncated, "mask": mask,
         }.items()}  # fmt: skip
-        reached = _tensor(np.concatenate([self.observation, *finals]))
+        reached = _tensor(np.concatenate([self.observation, *finals])).to(device)
         memory = None if self.memory is None else torch.cat([self.memory, *last_memories])
         with torch.no_grad():
             if choose is not None:
@@ -149,7 +153,7 @@ class Runner:
         """
         self._begin(None)
         pieces: list[Trajectory] = []
-        over = torch.zeros(self.env.num_envs, 1, dtype=torch.bool)
+        over = torch.zeros(self.env.num_envs, 1, dtype=torch.bool, device=_device(policy))
         while not over.all():
             if len(pieces) * EPISODE_PIECE >= limit:
                 raise InputError(f"an episode of {self.name} has not ended after {limit} steps: give it a time limit")
@@ -209,7 +213,7 @@ class Runner:
     def choose(self, policy: Any, greedy: bool = False) -> NDArray[Any]:
         """What `policy` does next, for whoever steps the environments; one with memory remembers that it was asked."""
         if not policy.memory:
-            return policy.choose(_tensor(self.observation), greedy).numpy()
+            return policy.choose(_tensor(self.observation).to(_device(policy)), greedy).cpu().numpy()
         action, _, _, self.memory = policy.act(_tensor(self.observation), self._recall(policy), greedy)
         return action.numpy()
 
@@ -370,6 +374,10 @@ def _tensor(x: NDArray[Any]) -> Tensor:
     return torch.from_numpy(x)
 
 
+def _device(policy: Any) -> torch.device:
+    return getattr(policy, "device", CPU)
+
+
 def _batch(space: spaces.Space[Any], observations: NDArray[Any]) -> Any:
     """Single observations as a vector environment would give them."""
     return concatenate(space, observations, create_empty_array(space, len(observations)))
@@ -395,5 +403,6 @@ def _chooser(policy: Any, steps: int, rows: int, greedy: bool) -> Choose | None:
     if hasattr(policy, "reflex"):
         return policy.reflex(steps, rows, greedy)
     if hasattr(policy, "choose") and hasattr(policy, "value"):
-        return lambda observation, _: policy.choose(_tensor(observation), greedy).numpy()
+        device = _device(policy)
+        return lambda observation, _: policy.choose(_tensor(observation).to(device), greedy).cpu().numpy()
     return None

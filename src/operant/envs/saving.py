@@ -2,7 +2,8 @@
 
 It can be had where all of it is in plain attributes (toy text, classic control, also Gymnasium's own vector CartPole)
 or in MuJoCo's data, behind wrappers that hold nothing but a step count, and for a `SyncVectorEnv` of such environments.
-An environment with `state_dict` and `load_state_dict` of its own, as Operant's Atari games, is asked for it.
+An environment with `state_dict` and `load_state_dict` of its own, as Operant's Atari games, is asked for it; besides
+what these hold, the state of its `np_random` is kept.
 """
 
 import importlib
@@ -40,13 +41,12 @@ def resumes(env: Any) -> bool:
     """Whether the state of `env` can be saved and put back. Where it cannot, a resumed run begins new episodes."""
     if isinstance(env, SyncVectorEnv | LightVector):
         return all(map(resumes, env.envs))
-    if isinstance(env, Stateful):
-        return True
     wrappers = all(
         isinstance(x, TimeLimit | OrderEnforcing | PassiveEnvChecker) or type(x).__module__.startswith(TRANSFORMS)
         for x in _wrappers(env)
     )
-    return wrappers and type(env.unwrapped).__module__.startswith((*ATTRIBUTES, PHYSICS))
+    inner = env.unwrapped
+    return wrappers and (isinstance(inner, Stateful) or type(inner).__module__.startswith((*ATTRIBUTES, PHYSICS)))
 
 
 def environment_state(env: Any) -> dict[str, Any]:
@@ -56,11 +56,11 @@ def environment_state(env: Any) -> dict[str, Any]:
     if isinstance(env, SyncVectorEnv):
         found = {name: getattr(env, name) for name in VECTOR}
         return deepcopy(found) | {"environments": [environment_state(x) for x in env.envs]}
-    if isinstance(env, Stateful):
-        return env.state_dict()
     inner = env.unwrapped
+    own = isinstance(inner, Stateful)
+    plain = {} if own else {k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)}
     return {
-        "attributes": deepcopy({k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)}),
+        "attributes": deepcopy(inner.state_dict() if own else plain),
         "random": inner.np_random.bit_generator.state,
         "elapsed": [wrapper._elapsed_steps for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)],
         "physics": _physics(inner) if type(inner).__module__.startswith(PHYSICS) else None,
@@ -76,13 +76,13 @@ def set_environment_state(env: Any, state: dict[str, Any]) -> None:
         for x, own in zip(env.envs, state["environments"], strict=True):
             set_environment_state(x, own)
         return
-    if isinstance(env, Stateful):
-        env.load_state_dict(state)
-        return
-    inner = env.unwrapped
-    for name, value in state["attributes"].items():
-        setattr(inner, name, value)
+    inner: Any = env.unwrapped
     inner.np_random.bit_generator.state = state["random"]
+    if isinstance(inner, Stateful):
+        inner.load_state_dict(state["attributes"])
+    else:
+        for name, value in state["attributes"].items():
+            setattr(inner, name, value)
     limits = [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
     for wrapper, elapsed in zip(limits, state["elapsed"], strict=True):
         wrapper._elapsed_steps = elapsed

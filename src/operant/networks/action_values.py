@@ -46,6 +46,11 @@ class QNetwork(nn.Module):
         self.duelling = isinstance(network[-1], Duelling)
         self.layers = layers_of(self, self.network)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: what it is given is moved there."""
+        return next(self.parameters()).device
+
     def forward(self, observation: Shaped[Tensor, "..."]) -> Float[Tensor, "... A"]:
         return through([self.network], self, [self.layers], observation)[0]
 
@@ -55,9 +60,9 @@ class QNetwork(nn.Module):
         best = self(observation).argmax(-1)
         if greedy or not self.epsilon:
             return best
-        rows = observation.flatten(0, best.ndim - 1).numpy()
-        random = torch.from_numpy(self.explorer(1, best.numel())(rows, 0)).view_as(best)
-        return torch.where(torch.rand(best.shape) < self.epsilon, random, best)
+        rows = observation.flatten(0, best.ndim - 1).cpu().numpy()
+        random = torch.from_numpy(self.explorer(1, best.numel())(rows, 0)).view_as(best).to(best.device)
+        return torch.where(torch.rand(best.shape).to(best.device) < self.epsilon, random, best)
 
     def explorer(self, steps: int, rows: int) -> Callable[[NDArray[Any], int], NDArray[Any]]:
         """(observation [B, ...], step) -> one of the allowed actions, each equally likely; all chance is drawn now."""

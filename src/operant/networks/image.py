@@ -58,13 +58,17 @@ class NatureCNN(nn.Module):
             return self.network(scaled).float()
 
 
+def torsos(policy: nn.Module) -> list[NatureCNN]:
+    """What sees images in it."""
+    return [module for module in policy.modules() if isinstance(module, NatureCNN)]
+
+
 def compute_in_bfloat16(policy: nn.Module) -> None:
     """Let the Nature CNN in `policy` compute in bfloat16: quicker on processors that have such instructions.
 
     Raises `InputError` if there is none.
     """
-    found = [module for module in policy.modules() if isinstance(module, NatureCNN)]
-    if not found:
+    if not (found := torsos(policy)):
         raise InputError("bfloat16 is for networks that see images, and this one sees none: leave it out")
     for module in found:
         module.in_bfloat16 = True
@@ -83,6 +87,11 @@ class ImageActorCritic(nn.Module):
         self.critic = nn.Linear(self.torso.size, 1)
         initialise(self.actor, "orthogonal", 0.01)
         initialise(self.critic, "orthogonal", 1.0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: what it is given is moved there."""
+        return self.critic.weight.device
 
     @torch.no_grad()
     def choose(self, observation: Shaped[Tensor, "..."], greedy: bool = False) -> Shaped[Tensor, "..."]:

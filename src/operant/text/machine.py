@@ -8,12 +8,6 @@ from operant.text.context import blocks
 from operant.text.language_model import LanguageModel
 
 
-def device() -> torch.device:
-    """An accelerator where there is one."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")
-
-
 def probe(model: LanguageModel, rows: int = 16, length: int = 64) -> tuple[int, str]:
     """(threads, dtype) of the fastest training step: one thread or all, float32 or bfloat16 mixed precision.
 

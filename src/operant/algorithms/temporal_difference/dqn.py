@@ -185,10 +185,12 @@ def update(state: State, config: Config) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 def draw(state: State, size: int, config: Config) -> tuple[Transition, Any, Tensor | None]:
     """(transitions, the rows and the weights of those drawn by priority)."""
+    device = state.policy.device
     if not isinstance(state.replay, PrioritisedReplay):
-        return state.replay.sample(size), None, None
+        return state.replay.sample(size).to(device), None, None
     done = min(state.step / config.steps, 1.0)
-    return state.replay.sample(size, config.priority_beta + done * (1 - config.priority_beta))
+    drawn, rows, weight = state.replay.sample(size, config.priority_beta + done * (1 - config.priority_beta))
+    return drawn.to(device), rows, weight.to(device)
 
 
 def train(state: State, config: Config) -> Iterator[Metrics]:

@@ -527,9 +527,8 @@ def test_a_run_folder_that_is_taken(world, tuned, out, refused):
 
 def test_a_file_of_responses_is_not_overwritten(tuned, out, refused):
     out.write_text("mine")
-    assert refused("generate", "--model", tuned, "--prompt", "a") == (
-        f"{out} exists; give another --out, nothing is overwritten"
-    )
+    command = ["generate", "--model", tuned, "--prompt", "a", "--max-new-tokens", 8]
+    assert refused(*command) == f"{out} exists: give another name, nothing is overwritten"
     assert out.read_text() == "mine"
 
 

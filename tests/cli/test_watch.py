@@ -72,6 +72,11 @@ def test_a_film_ends_after_the_steps_that_are_asked_for(pole, tmp_path, operant)
     with Image.open(film) as shown:
         assert shown.n_frames == 5
     assert list(tmp_path.iterdir()) == [film]
+    before = film.read_bytes()
+    code, _, complained = operant("watch", pole, "--video", film, "--seed", 1)
+    assert code == 2
+    assert f"{film} exists: give another name, nothing is overwritten" in complained
+    assert film.read_bytes() == before
 
 
 @pytest.mark.parametrize(

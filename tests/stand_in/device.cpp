@@ -151,7 +151,7 @@ std::tuple<Tensor, Tensor, Tensor> convolution_backward(
 // CUDA takes single numbers and indices of the CPU, and nothing else of it.
 void everything_else(const c10::OperatorHandle& operation, torch::jit::Stack* stack) {
   const std::string name = operation.schema().name();
-  const auto mixes = {"aten::index", "aten::copy_", "aten::_fused_adam_"};
+  const auto mixes = {"aten::index", "aten::_index_put", "aten::copy_", "aten::_fused_adam_"};
   if (std::none_of(mixes.begin(), mixes.end(), [&](const char* x) { return name.rfind(x, 0) == 0; })) {
     for (const auto& value : torch::jit::last(stack, operation.schema().arguments().size())) {
       if (!value.isTensor() || !value.toTensor().defined()) continue;

@@ -77,8 +77,6 @@ def options(arguments: list[str]) -> tuple[type, None]:
 
 def run(options: Options | Policy, resume: bool) -> None:
     if options.out is not None:
-        if options.out.is_file():
-            raise InputError(f"{options.out} exists; give another --out, nothing is overwritten")
         common.make_room(options.out)
     found = test_policy(options) if isinstance(options, Policy) else test_model(options)
     if options.out is not None:

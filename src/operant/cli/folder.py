@@ -37,9 +37,11 @@ def last_metrics(run: Run) -> dict[str, float]:
 
 
 def make_room(file: Path) -> None:
-    """Make the folder that `file` is to be written to. Raises `InputError` if it could not be written there."""
+    """Make the folder that `file` is to be written to. Raises `InputError` if it is there, or could not be written."""
     if file.is_dir():
         raise InputError(f"{file} is a folder: give the name of a file in it")
+    if file.exists():
+        raise InputError(f"{file} exists: give another name, nothing is overwritten")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=file.parent):

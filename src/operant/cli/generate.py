@@ -46,8 +46,6 @@ class Options:
 
 
 def run(options: Options, resume: bool) -> None:
-    if options.out is not None and options.out.exists():
-        raise InputError(f"{options.out} exists; give another --out, nothing is overwritten")
     if options.temperature <= 0:
         raise InputError(
             f"the temperature is {options.temperature}: it must be above 0; --greedy takes the likeliest token"
@@ -65,6 +63,8 @@ def run(options: Options, resume: bool) -> None:
             f"a prompt and {options.max_new_tokens} new tokens take {too_long} tokens, the context is {longest}: "
             "lower --max-new-tokens or shorten the prompt"
         )
+    if options.out is not None:
+        common.make_room(options.out)
     policy = LanguageModel(causal, temperature=options.temperature)
     stop = stop_ids(bpe, causal)
     repeated = [p for p in prompts for _ in range(options.completions)]
@@ -81,7 +81,6 @@ def run(options: Options, resume: bool) -> None:
         for p, r in zip(repeated, responses, strict=True)
     ]
     if options.out is not None:
-        common.make_room(options.out)
         atomic_write(options.out, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in found))
         print(f"{len(found)} responses in {options.out}")
         return

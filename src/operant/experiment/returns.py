@@ -90,7 +90,8 @@ def _curves(runs: Sequence[tuple[int, Findings]], named: bool) -> str:
     keys = "".join(f'<span><i class="f{i % plots.COLOURS}"></i>{escape(run.name)}</span>' for i, run in runs)
     legend = f'<div class="legend">{keys}</div>' if named else ""
     pale = "" if named else " Pale: each seed, its running mean."
-    words = f"While learning: mean over seeds of their running means, in its 95% interval (Student's t).{pale}"
+    alone = " A run of one seed has none." if any(len(run.seeds) < 2 for _, run in runs) else ""
+    words = f"While learning: mean over seeds of their running means, in its 95% interval (Student's t).{alone}{pale}"
     return plots.figure(
         "Return of an episode",
         words,

@@ -242,7 +242,7 @@ class TestModes:
         assert r.pop_lengths() == []
 
     def test_one_pass_over_the_rollout_is_a_pass_at_every_step(self, mode):
-        """A policy that can only `act` is asked at every step, one that can `choose` once at the end."""
+        """A policy that can only `act` is asked at every step, one with a `reflex` once at the end."""
         policy = ActorCritic(2, 5)
 
         class Acts:

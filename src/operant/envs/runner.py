@@ -108,14 +108,15 @@ class Runner:
         finals: list[NDArray[Any]] = []
         last_memories: list[Tensor] = []
         self._recall(policy)
-        first_memory, choose, device = self.memory, _chooser(policy, size, place[0], greedy), _device(policy)
+        first_memory, device = self.memory, _device(policy)
+        choose = policy.reflex(size, place[0], greedy) if hasattr(policy, "reflex") else None
         for t in range(size):
             seen[:, t], mask[:, t], begins[:, t] = self.observation, ~self.resetting, self.begins
             if choose is not None:
                 action[:, t] = choose(self.observation, t)
             else:
-                step = policy.act(_tensor(self.observation), self._recall(policy), greedy)
-                action[:, t], log_prob[:, t], value[:, t], self.memory = step
+                *step, self.memory = policy.act(_tensor(self.observation).to(device), self._recall(policy), greedy)
+                action[:, t], log_prob[:, t], value[:, t] = (x.cpu() for x in step)
             reward[:, t], terminated[:, t], truncated[:, t], final = self.step(action[:, t])
             if final is not None:
                 finals.append(final)
@@ -393,16 +394,3 @@ def _joined(pieces: list[Trajectory], size: int) -> Trajectory:
         return torch.cat(parts, 1)[:, :size]
 
     return Trajectory(**{f.name: join([getattr(x, f.name) for x in pieces]) for f in dataclasses.fields(Trajectory)})
-
-
-def _chooser(policy: Any, steps: int, rows: int, greedy: bool) -> Choose | None:
-    """What chooses without computing anything else, in NumPy where the policy can; None if it has to `act`.
-
-    The rest of the record then comes in one pass at the end, by `evaluate` and `value`.
-    """
-    if hasattr(policy, "reflex"):
-        return policy.reflex(steps, rows, greedy)
-    if hasattr(policy, "choose") and hasattr(policy, "value"):
-        device = _device(policy)
-        return lambda observation, _: policy.choose(_tensor(observation).to(device), greedy).cpu().numpy()
-    return None

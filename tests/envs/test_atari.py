@@ -250,7 +250,7 @@ def test_a_run_goes_on_bit_for_bit(name):
     runner, fresh = Runner(Atari(name, 2), 2, 0), Runner(Atari(name, 2), 2, 5)
     policy = actor_critic(runner.env.single_observation_space, runner.env.single_action_space)
     fresh.rollout(policy, 13)
-    goes_on(runner, fresh, policy, 100)
+    goes_on(runner, fresh, policy, 160)
 
 
 def test_ppo_learns_from_pictures():

@@ -171,6 +171,9 @@ def classic_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str
                 by = known["conventions"][r.convention]["name"]
                 yield (*own, number(r.value), by, steps(r.steps) if r.steps else "", verdict(runs, r))
             own = ("",) * len(own)
+        if theirs := found.get(("sb3", algorithm, name)):
+            shown = f"{number(median(theirs).value)} ({spread(theirs)})"
+            yield (*own, shown, "Stable-Baselines3, here", steps(median(theirs).steps), beside(runs, theirs))
 
 
 def mujoco_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str]]:

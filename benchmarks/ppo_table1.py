@@ -16,7 +16,7 @@ clipping, no scaling of rewards, actions not clipped, a time limit counted as an
 
 What is other than in that code: values are not clipped (it was taken out a month later), Adam's ε is 1e-5 (there 1e-8),
 statistics of observations are updated at every step (there before every update), the KL in the loss is estimated from
-the actions taken (there it is the exact one), and β follows its mean over the last epoch (in the paper, after it).
+the actions taken (there it is the exact one).
 
 The score of a run is the mean return of its last 100 training episodes. Per task 0 is a random policy (N(0, 1), not
 clipped) and 1 the best run; a setting's score is the mean over tasks and seeds. `--table` prints it also with "best"

@@ -192,6 +192,8 @@ PPO_CHANGED = {
     "lambda_": 0.5,
     "objective": "kl",
     "clip": 0.001,
+    "clip_schedule": With("linear", {"clip": 0.001}),
+    "stop_kl": With(1e-9, {"epochs": 3}),
     "old_policy_beta": With(5.0, {"objective": "kl"}),
     "old_policy_target": With(1e-6, {"objective": "kl"}),
     "value_clip": 1e-4,

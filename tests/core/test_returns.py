@@ -323,3 +323,18 @@ def test_a_negative_discount_changes_sides(n):
     equal(n_step_return(reward, next_value, discount, done, n), expected)
     if n == 9:
         equal(lambda_return(reward, next_value, discount, done, 1.0), expected)
+
+
+UNUSED = {"n_step_return": {"value", "ratio"}, "lambda_return": {"value", "ratio"}, "gae": {"ratio"}, "vtrace": set()}
+FIELDS = {"reward", "value", "next_value", "discount", "done", "ratio"}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "name"),
+    [(estimator, name) for estimator in ESTIMATORS for name in sorted(FIELDS - UNUSED[estimator])],
+)
+def test_records_of_several_shapes_are_refused(estimator, name, unchecked_types):
+    fields = record(3, 4) | {"ratio": torch.ones(3, 4, dtype=torch.float64)}
+    fields[name] = fields[name][:, :1]
+    with pytest.raises(ValueError, match=rf"{name} \[3, 1\]"):
+        ESTIMATORS[estimator](**fields)

@@ -45,6 +45,11 @@ def test_starts_undecided(policy):
     assert (entropy > math.log(3) - 1e-3).all()
 
 
+def test_the_last_layers_have_gain_1_hundredth_and_1(policy):
+    assert torch.linalg.svdvals(policy.actor[-1].weight).tolist() == pytest.approx([0.01] * 3)
+    assert policy.critic[-1].weight.norm().item() == pytest.approx(1)
+
+
 def test_actor_and_critic_share_no_weights(policy):
     policy = copy.deepcopy(policy)  # its gradients are no parts of one vector
     evaluation = policy.evaluate(torch.randn(2, 3, 4), torch.randint(3, (2, 3)))

@@ -22,6 +22,12 @@ def test_has_the_layers_of_the_paper():
     assert sum(p.numel() for p in NatureCNN((4, 84, 84)).parameters()) == 8224 + 32832 + 36928 + 1_606_144
 
 
+def test_the_last_layers_have_gain_1_hundredth_and_1():
+    policy = ImageActorCritic(SHAPE, Categorical(3))
+    assert torch.linalg.svdvals(policy.actor.weight).tolist() == pytest.approx([0.01] * 3)
+    assert policy.critic.weight.norm().item() == pytest.approx(1)
+
+
 def test_bytes_are_scaled_to_1():
     network, image = NatureCNN(SHAPE), images(3)
     torch.testing.assert_close(network(image), network.network(image / 255))

@@ -36,6 +36,13 @@ def beginnings(rows: int, steps: int, often: float) -> Tensor:
 
 
 @CELLS
+def test_the_last_layers_have_gain_1_hundredth_and_1(cell):
+    policy = RecurrentActorCritic((3,), Categorical(4), cell)
+    assert torch.linalg.svdvals(policy.actor.output.weight).tolist() == pytest.approx([0.01] * 4)
+    assert policy.critic.output.weight.norm().item() == pytest.approx(1)
+
+
+@CELLS
 @pytest.mark.parametrize("often", [0.0, 0.05, 0.5, 1.0])
 def test_evaluate_says_what_acting_step_by_step_recorded(cell, often):
     policy = RecurrentActorCritic((3,), Categorical(4), cell, 6)

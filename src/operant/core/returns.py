@@ -3,6 +3,7 @@
 Every function works on the last axis, so it takes [B, T] records and a single [T] trace alike. `discount` is a tensor:
 γ where the trace goes on, 0 where the next state is terminal, negative where the opponent moves next. `done` only cuts
 the trace; the last column is always cut. Where a factor is 0, what it would multiply is never read (0 · NaN is NaN).
+Records of several shapes raise `ValueError`: a value [B, 1] against a reward [B, T] would broadcast without a word.
 """
 
 import numba
@@ -55,6 +56,7 @@ def td_error(
     discount: Float[Tensor, "*B T"],
 ) -> Float[Tensor, "*B T"]:
     """δ_t = r_t + γ_t v(s_{t+1}) - v(s_t) (Sutton and Barto 2018, eq. 6.5)."""
+    _require_one_shape(reward=reward, value=value, next_value=next_value, discount=discount)
     return reward + _times(discount, next_value) - value
 
 
@@ -68,6 +70,7 @@ def n_step_return(
     """G_t = r_t + γ_t r_{t+1} + ... + γ_t⋯γ_{t+n-1} v(s_{t+n}), sooner where the trace is cut (S&B eq. 7.1)."""
     if n < 1:
         raise ValueError(f"n_step_return needs n >= 1, got {n}")
+    _require_one_shape(reward=reward, next_value=next_value, discount=discount, done=done)
     target = reward + _times(discount, next_value)
     cut = _cut(done)
     for _ in range(min(n, done.shape[-1]) - 1):
@@ -84,6 +87,7 @@ def lambda_return(
     lambda_: Float[Tensor, "*B T"] | float,
 ) -> Float[Tensor, "*B T"]:
     """G_t = r_t + γ_t [(1 - λ) v(s_{t+1}) + λ G_{t+1}]; λ counts as 0 where the trace is cut (S&B eq. 12.18)."""
+    _require_one_shape(reward=reward, next_value=next_value, discount=discount, done=done)
     trace = _trace(lambda_, discount, done)
     return discounted_sum(reward + _times(discount * (1 - trace), next_value), discount * trace)
 
@@ -100,6 +104,7 @@ def gae(
 
     Equal to `lambda_return` minus `value`; the target of the critic is Â_t + v(s_t).
     """
+    _require_one_shape(reward=reward, done=done)
     return discounted_sum(td_error(reward, value, next_value, discount), discount * _trace(lambda_, discount, done))
 
 
@@ -117,8 +122,15 @@ def vtrace(
 
     `ratio` is π(a|s) / μ(a|s) of target over behaviour policy (Espeholt et al. 2018, remark 1).
     """
+    _require_one_shape(reward=reward, done=done, ratio=ratio)
     delta = _times(ratio.clamp(max=clip_rho), td_error(reward, value, next_value, discount))
     return value + discounted_sum(delta, _times(discount * _trace(1.0, discount, done), ratio.clamp(max=clip_c)))
+
+
+def _require_one_shape(**records: Tensor) -> None:
+    if len({x.shape for x in records.values()}) > 1:
+        shapes = ", ".join(f"{name} {list(x.shape)}" for name, x in records.items())
+        raise ValueError(f"records of one trace have one shape, not {shapes}")
 
 
 def _cut(done: Tensor) -> Tensor:

@@ -143,7 +143,7 @@ class Runner:
             steps, environments = (record["terminated"] | record["truncated"]).T.nonzero(as_tuple=True)
             next_value[environments, steps] = reached_value[place[0] :]
         if first_memory is not None:
-            record["observation"] = Remembered(record["observation"], _tensor(begins), first_memory)
+            record["observation"] = Remembered(record["observation"], _tensor(begins).to(device), first_memory)
         return Trajectory(next_value=next_value, discount=(~record["terminated"]).float(), **record)
 
     def episodes(self, policy: Any, greedy: bool = False, limit: int = 100_000) -> Trajectory:
@@ -215,8 +215,9 @@ class Runner:
         """What `policy` does next, for whoever steps the environments; one with memory remembers that it was asked."""
         if not policy.memory:
             return policy.choose(_tensor(self.observation).to(_device(policy)), greedy).cpu().numpy()
-        action, _, _, self.memory = policy.act(_tensor(self.observation), self._recall(policy), greedy)
-        return action.numpy()
+        seen = _tensor(self.observation).to(_device(policy))
+        action, _, _, self.memory = policy.act(seen, self._recall(policy), greedy)
+        return action.cpu().numpy()
 
     def _recall(self, policy: Any) -> Tensor | None:
         """The state [B, S] before the next step of a policy with memory."""
@@ -224,7 +225,10 @@ class Runner:
             self.memory = None
         elif self.memory is None:
             self.memory = policy.initial_state(self.env.num_envs)
-        return None if self.memory is None else torch.where(_tensor(self.begins)[:, None], 0.0, self.memory)
+        if self.memory is None:
+            return None
+        begins = _tensor(self.begins).to(self.memory.device)
+        return torch.where(begins[:, None], 0.0, self.memory)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]:
         """(reward, terminated, truncated, the last observations of episodes that ended and were reset at once)."""

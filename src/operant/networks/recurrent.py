@@ -141,6 +141,11 @@ class RecurrentActorCritic(nn.Module):
         self.critic = Stream(inputs, size, 1, 1.0, cell)
         flatten(self)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes: what it is given is moved there."""
+        return self.critic.output.weight.device
+
     def initial_state(self, rows: int) -> Float[Tensor, "B S"]:
         """Nothing is remembered."""
         return self.critic.output.weight.new_zeros(rows, 2 * self.critic.memory.state_size)

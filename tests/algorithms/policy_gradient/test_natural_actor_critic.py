@@ -35,7 +35,7 @@ def decisions(policy: ActorCritic, rows: int = 6, steps: int = 5) -> Trajectory:
     """Random decisions of `policy` on 3 numbers, a quarter of the places masked out."""
     observation = torch.randn(rows, steps, 3).to(next(policy.parameters()).dtype)
     action, log_prob, value, _ = policy.act(observation.flatten(0, 1))
-    terminated = torch.rand(rows, steps) < 0.2
+    terminated, limited = torch.rand(2, rows, steps) < 0.2
     return Trajectory(
         observation=observation,
         action=action.unflatten(0, (rows, steps)),
@@ -45,9 +45,22 @@ def decisions(policy: ActorCritic, rows: int = 6, steps: int = 5) -> Trajectory:
         reward=torch.randn(rows, steps).to(value.dtype),
         discount=(~terminated).to(value.dtype),
         terminated=terminated,
-        truncated=torch.zeros_like(terminated),
+        truncated=limited & ~terminated,
         mask=torch.rand(rows, steps) < 0.75,
     )
+
+
+def test_advantages_and_targets_are_those_of_the_definition():
+    """A terminated trace is cut and its last state worth nothing; a truncated one is cut alone."""
+    t = decisions(ActorCritic(3, 3, (4,)))
+    assert t.truncated[:, :-1].any()
+    batch = prepare(t, Config(gamma=0.9, lambda_=0.8, standardize_advantages=False))
+    due = torch.zeros(6, 5)
+    for i in reversed(range(5)):
+        delta = t.reward[:, i] + 0.9 * t.next_value[:, i] * ~t.terminated[:, i] - t.value[:, i]
+        due[:, i] = delta + 0.72 * (due[:, i + 1] * ~t.done[:, i] if i < 4 else 0)
+    torch.testing.assert_close(batch.advantage, due[t.mask])
+    torch.testing.assert_close(batch.target, (due + t.value)[t.mask])
 
 
 def test_the_step_is_the_inverse_of_the_fisher_matrix_times_the_gradient():

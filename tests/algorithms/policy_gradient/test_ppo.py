@@ -151,6 +151,7 @@ def decisions(policy: ActorCritic, rows: int = 6, steps: int = 5, seed: int = 1)
         log_prob, _, value = policy.evaluate(observation, action)
     terminated = torch.rand(rows, steps, generator=g) < 0.2
     mask = torch.rand(rows, steps, generator=g) < 0.75
+    truncated = (torch.rand(rows, steps, generator=g) < 0.2) & ~terminated
     return Trajectory(
         observation=observation,
         action=action,
@@ -160,7 +161,7 @@ def decisions(policy: ActorCritic, rows: int = 6, steps: int = 5, seed: int = 1)
         reward=torch.randn(rows, steps, generator=g),
         discount=(~terminated).float(),
         terminated=terminated,
-        truncated=torch.zeros_like(terminated),
+        truncated=truncated,
         mask=mask,
     )
 
@@ -190,15 +191,19 @@ ONE_STEP = ppo.Config(iterations=1, rollout=16, epochs=1, minibatch=1000, max_gr
 
 
 def test_advantages_and_targets_are_those_of_the_definition():
-    """Â_t = δ_t + γ λ Â_{t+1} until the trace is cut, and the critic's target Â_t + v(s_t)."""
+    """Â_t = δ_t + γ λ Â_{t+1} until the trace is cut, and the critic's target Â_t + v(s_t).
+
+    A truncated trace is cut too, but the value of its last state counts.
+    """
     t = decisions(ActorCritic(4, 2, (8,)))
+    assert t.truncated[:, :-1].any()
     batch = ppo.prepare(t, ppo.Config(gamma=0.9, lambda_=0.8))
     for row in range(6):
         following = 0.0
         for i in reversed(range(5)):
             ends = t.terminated[row, i].item()
             delta = t.reward[row, i] - t.value[row, i] + (0 if ends else 0.9 * t.next_value[row, i])
-            following = delta + (0 if ends else 0.9 * 0.8 * following)
+            following = delta + (0 if t.done[row, i] else 0.9 * 0.8 * following)
             assert batch.advantage[row, i].item() == pytest.approx(following.item(), abs=1e-5)
     torch.testing.assert_close(batch.target, batch.advantage + t.value)
 
@@ -211,12 +216,14 @@ def test_the_loss_is_that_of_the_paper(objective):
     with torch.no_grad():
         for p in state.policy.parameters():
             p.add_(0.3 * torch.randn(p.shape))
-    t, terms = batch.trajectory, []
+    t, terms, far, kl = batch.trajectory, [], [], []
     for row, column in t.mask.nonzero().tolist():
         seen = t.observation[row, column]
         chosen = torch.distributions.Categorical(logits=state.policy.actor(seen))
         log_ratio = chosen.log_prob(t.action[row, column]) - t.log_prob[row, column]
         ratio, advantage = log_ratio.exp().item(), batch.advantage[row, column].item()
+        far.append(abs(ratio - 1) > 0.1)
+        kl.append(ratio - 1 - log_ratio.item())
         if objective == "clip":
             surrogate = min(ratio * advantage, min(max(ratio, 0.9), 1.1) * advantage)
         else:
@@ -224,7 +231,9 @@ def test_the_loss_is_that_of_the_paper(objective):
         error = (state.policy.critic(seen) - batch.target[row, column]).item()
         terms.append(-surrogate + 0.7 * 0.5 * error**2 - 0.3 * chosen.entropy().item())
     total, shown = ppo.loss(state.policy, batch, config, 2.5, t.mask.sum())
-    assert shown[ppo.SHOWN.index("policy/clip_fraction")] > 0
+    assert 0 < sum(far) < len(far)
+    assert shown[ppo.SHOWN.index("policy/clip_fraction")].item() == pytest.approx(sum(far) / len(far))
+    assert shown[ppo.SHOWN.index("policy/approx_kl")].item() == pytest.approx(sum(kl) / len(kl), rel=1e-4)
     assert total.item() == pytest.approx(sum(terms) / len(terms), rel=1e-4)
 
 
@@ -336,6 +345,75 @@ def test_the_coefficient_of_the_kl_objective_is_steered():
     state, batch = given(fixed)
     ppo.update(state, batch, fixed)
     assert state.old_policy_penalty.coefficient == fixed.old_policy_beta
+
+
+def test_what_steers_the_coefficient_is_the_distance_after_the_update():
+    """With a single step the distance before it is 0, and says nothing of where it leads."""
+    config = dataclasses.replace(ONE_STEP, objective="kl", old_policy_target=1e-9, learning_rate=1e-2)
+    state, batch = given(config)
+    found = ppo.update(state, batch, config)["policy/kl"]
+    t = batch.trajectory
+    old, new = t.log_prob, state.policy.evaluate(t.observation, t.action)[0]
+    due = ((new - old).exp() - 1 - (new - old))[t.mask].mean().item()
+    assert found == pytest.approx(due, rel=1e-3)
+    assert state.old_policy_penalty.coefficient == 2 * config.old_policy_beta
+    pieces = dataclasses.replace(config, minibatch=7, micro_batch=3)
+    assert ppo.distance(state.policy, batch.flatten(), pieces) == pytest.approx(due, rel=1e-3)
+
+
+def test_passes_end_where_the_policy_has_gone_too_far(monkeypatch):
+    def passes(stop: float | None) -> int:
+        count, step = 0, ppo._minibatch_step
+
+        def counted(*arguments: Any) -> Tensor:
+            nonlocal count
+            count += 1
+            return step(*arguments)
+
+        config = dataclasses.replace(ONE_STEP, epochs=6, minibatch=15, learning_rate=1e-2, stop_kl=stop)
+        torch.manual_seed(0)
+        state, batch = given(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(ppo, "_minibatch_step", counted)
+            ppo.update(state, batch, config)
+        return count
+
+    assert passes(None) == 12
+    assert passes(math.inf) == 12
+    assert passes(0.0) == 2
+    assert 2 < passes(1e-3) < 12
+
+
+def test_the_clip_range_goes_down_with_the_run(monkeypatch):
+    config = dataclasses.replace(ONE_STEP, iterations=3, clip_schedule="linear", clip=0.4)
+    state, batch = given(config)
+    used, loss = [], ppo.loss
+
+    def watched(policy: Any, batch: ppo.Batch, config: ppo.Config, *rest: Any) -> Any:
+        used.append(config.clip)
+        return loss(policy, batch, config, *rest)
+
+    monkeypatch.setattr(ppo, "loss", watched)
+    for state.step in range(3):
+        ppo.update(state, batch, config)
+    assert used == pytest.approx([0.3, 0.2, 0.1])
+
+
+def test_advantages_are_standardised_minibatch_by_minibatch(monkeypatch):
+    config = dataclasses.replace(ONE_STEP, minibatch=10)
+    state, batch = given(config)
+    seen, loss = [], ppo.loss
+
+    def watched(policy: Any, batch: ppo.Batch, *rest: Any) -> Any:
+        seen.append(batch.advantage[batch.trajectory.mask])
+        return loss(policy, batch, *rest)
+
+    monkeypatch.setattr(ppo, "loss", watched)
+    ppo.update(state, batch, config)
+    assert len(seen) == 3
+    for advantage in seen:
+        assert advantage.mean().item() == pytest.approx(0, abs=1e-5)
+        assert advantage.std(correction=0).item() == pytest.approx(1, abs=1e-2)
 
 
 def test_an_auxiliary_loss_adds_its_gradient():

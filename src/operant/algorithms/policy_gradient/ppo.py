@@ -70,6 +70,10 @@ class Config:
     """The surrogate: clipped ratio (eq. 7), or a KL penalty to the previous policy (eq. 8)."""
     clip: float = 0.2
     """ε of the clipped ratio; infinity switches clipping off."""
+    clip_schedule: Schedule = "constant"
+    """How ε goes down to 0 over the run."""
+    stop_kl: float | None = None
+    """Passes over a rollout end after one whose approximate KL was above this; none = all are made."""
     old_policy_beta: float = 1.0
     """Coefficient of the KL to the previous policy (objective "kl")."""
     old_policy_target: float | None = None
@@ -149,6 +153,8 @@ def update(
     state: State, batch: Batch, config: Config, auxiliary_loss: Callable[[], Iterator[Tensor]] | None = None
 ) -> Metrics:
     """Some epochs of minibatch steps on one rollout. `auxiliary_loss` adds micro-batches to every step (PPO-ptx)."""
+    clip = config.clip * scheduled(config.clip_schedule, _done(state, config))
+    config = dataclasses.replace(config, clip=clip)
     rows = batch if state.policy.memory else batch.flatten()
     parts = minibatches(len(rows), config.minibatch)
     steps: list[Tensor] = []
@@ -159,15 +165,30 @@ def update(
             steps.append(_minibatch_step(state, minibatch, config, auxiliary_loss))
             if state.step == 0 and len(steps) == 1:
                 _check_first_ratio(steps[0][SHOWN.index("policy/ratio")].item())
+        if config.stop_kl is not None and _mean(steps[-len(parts) :], "policy/approx_kl") > config.stop_kl:
+            break
     metrics: Metrics = dict(zip(SHOWN, torch.stack(steps).mean(0).tolist(), strict=True))
     metrics["policy/old_policy_beta"] = state.old_policy_penalty.coefficient
     if config.value_coefficient:
         metrics["value/explained_variance"] = _explained_variance(batch)
     if auxiliary_loss is None:
         del metrics["loss/auxiliary"]
-    last_epoch = torch.stack(steps[-len(parts) :])[:, SHOWN.index("policy/approx_kl")]
-    state.old_policy_penalty.update(last_epoch.mean().item())
+    if config.old_policy_target is not None:
+        metrics["policy/kl"] = distance(state.policy, rows, config)
+        state.old_policy_penalty.update(metrics["policy/kl"])
     return metrics
+
+
+@torch.no_grad()
+def distance(policy: Policy, rows: Batch, config: Config) -> float:
+    """KL(old || now) per decision, estimated from the actions that were taken."""
+    count, total = rows.trajectory.mask.sum().clamp(min=1), 0.0
+    for part in minibatches(len(rows), config.minibatch):
+        for index in micro_batches(rows[part].trajectory.extent, config.micro_batch):
+            t = rows[part][index].trajectory
+            kl = kl_estimate(t.log_prob, policy.evaluate(t.observation, t.action)[0])
+            total += masked_mean(kl, t.mask, count).item()
+    return total
 
 
 def _minibatch_step(
@@ -191,9 +212,19 @@ def _minibatch_step(
             auxiliary = auxiliary + extra.detach().cpu()
             yield extra
 
-    rate = config.learning_rate * scheduled(config.schedule, (state.step + 1) / (config.iterations + 1), config.warmup)
+    rate = config.learning_rate * scheduled(config.schedule, _done(state, config), config.warmup)
     norm = descend(state.optimizer, losses(), rate, config.max_gradient_norm, state.step, batch)
     return torch.cat([shown, torch.stack([norm.cpu(), auxiliary])])
+
+
+def _done(state: State, config: Config) -> float:
+    """The fraction of the run that is over, with this update."""
+    return (state.step + 1) / (config.iterations + 1)
+
+
+def _mean(steps: list[Tensor], name: str) -> float:
+    """What is `SHOWN` by this name, over some steps of the optimiser."""
+    return torch.stack(steps)[:, SHOWN.index(name)].mean().item()
 
 
 def _check_first_ratio(ratio: float) -> None:

@@ -14,14 +14,17 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.vector import VectorEnv
 
 import operant as package
 from operant.cli import algorithms
 from operant.cli.algorithms import ALGORITHMS, preset, presets
 from operant.cli.main import main
 from operant.cli.options import flag, parse
-from operant.cli.train import Options, config_of, options, options_of
+from operant.cli.train import Options, config_of, make_world, options, options_of
+from operant.cli.trained import figures
 from operant.core.errors import InputError
+from operant.envs.make import make
 from operant.experiment import checkpoint
 
 SOURCE = str(Path(package.__file__).parents[1])
@@ -231,6 +234,32 @@ def test_evaluation_needs_the_run_alone_and_agrees_with_it(tmp_path, operant):
     assert found["return"] == summary(out)["return"]
     drawn = json.loads(operant("evaluate", out, "--episodes", 4, "--stochastic", "True")[1])
     assert drawn["return"] != found["return"]
+
+
+def test_evaluation_adds_nothing_to_the_scale_of_observations():
+    given = read("ppo", "CartPole-v1", *SMALL, "--normalize-observations", True)
+    world = make_world(given, 8, 0)
+    before = world.observations.state_dict()
+    figures(algorithms.make_policy(world, given), world.observations, given, 2, greedy=True, seed=0)
+    after = world.observations.state_dict()
+    assert before["count"] == after["count"] == 8
+    assert before["mean"].tolist() == after["mean"].tolist()
+    assert before["variance"].tolist() == after["variance"].tolist()
+
+
+def test_what_only_training_does_to_an_environment_is_off_in_evaluation(monkeypatch):
+    """Such as the end of an Atari game's episode with a life."""
+    asked = []
+
+    def made(name: str, envs: int, settings: dict, training: bool, render_mode: str | None) -> VectorEnv:
+        asked.append((envs, training))
+        return make(name, envs, settings, training, render_mode)
+
+    monkeypatch.setattr("operant.envs.make.make", made)
+    given = read("ppo", "CartPole-v1", *SMALL)
+    policy = algorithms.make_policy(make_world(given, 8, 0), given)
+    figures(policy, None, given, 2, greedy=True, seed=0)
+    assert asked == [(8, True), (2, False)]
 
 
 @pytest.mark.parametrize(

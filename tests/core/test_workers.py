@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from operant.core.errors import InputError
 from operant.core.workers import workers
@@ -26,6 +27,21 @@ def idle(send: Any) -> None:
     time.sleep(60)
 
 
+class Greedy:
+    """Takes two threads where it arrives."""
+
+    def __reduce__(self) -> Any:
+        return torch.set_num_threads, (2,)
+
+
+LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+written_here: list[str] = []
+
+
+def look_around(send: Any, _: Any) -> None:
+    send((written_here, torch.get_num_threads(), [os.environ[name] for name in LIBRARIES]))
+
+
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -40,6 +56,17 @@ def test_all_that_is_sent_arrives_in_order():
     pids = {pid for pid, _ in found}
     assert sorted([i for pid, i in found if pid == one] for one in pids) == [[0, 1, 2], [0, 1, 2, 3, 4]]
     assert not any(map(is_alive, pids))
+
+
+def test_each_begins_afresh_and_computes_with_one_thread(monkeypatch):
+    """Whatever the one that started it does, and what it brings along."""
+    monkeypatch.setattr(f"{__name__}.written_here", ["something"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.delenv("MKL_NUM_THREADS", raising=False)
+    with workers(look_around, [(Greedy(),)]) as messages:
+        assert list(messages) == [([], 1, ["1", "1", "1"])]
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "MKL_NUM_THREADS" not in os.environ
 
 
 def test_an_error_in_one_is_raised_here():

@@ -108,6 +108,14 @@ def test_only_termination_makes_the_discount_0():
     assert ended == {b for b, (_, cut) in enumerate(LENGTHS) if not cut}
 
 
+@pytest.mark.parametrize(("n", "due"), [(1, [0.5, 0.5, 0]), (2, [0.25, 0, 0])])
+def test_what_ends_in_both_ways_at_once_is_terminated(n, due):
+    replay = Replay(3, (1,), gamma=0.5, n=n)
+    x, over = np.zeros((3, 1), np.float32), np.array([[False], [False], [True]])
+    replay.add(x[..., None], x.astype(int), x, over, over, x[..., None], np.ones_like(over))
+    assert replay.columns["discount"].tolist() == due
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_latest_transitions_are_kept(n):
     few, all_ = filled(MODES[1], n, 50, capacity=37)[1], filled(MODES[1], n, 50)[1]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
 from torch import Tensor
 
 from operant.core.errors import InputError
@@ -88,6 +89,12 @@ class TestRollout:
         assert torch.equal(t.discount, (~t.terminated).float())
         assert (t.discount[1] == 1).all()
 
+    def test_what_ends_in_both_ways_at_once_is_terminated(self):
+        env = SyncVectorEnv([lambda: TimeLimit(Count(0, 3), 3)])
+        t = Runner(env).rollout(Scripted(), 3)
+        assert t.terminated.tolist() == t.truncated.tolist() == [[False, False, True]]
+        assert t.discount.tolist() == [[1, 1, 0]]
+
     def test_the_next_value_is_that_of_the_state_really_reached(self):
         """Also where an episode was truncated, and at the end of the rollout; not that of the reset state."""
         t = runner(TERMINATES, TRUNCATES).rollout(Scripted(), 9)
@@ -146,6 +153,18 @@ class TestReturns:
         t = r.rollout(Scripted(), 12)
         sums = discounted_sum(t.reward, (~t.done).float())[t.observation[..., 1] == 0]
         assert r.pop_returns() == sums.tolist() == [63.0] * 3
+
+
+def test_normalised_rewards_are_those_of_each_episode_alone():
+    """In a rollout and for a replay: both ways of an end begin a new running return."""
+    raw = runner(TERMINATES, TRUNCATES).rollout(Scripted(), 14)
+    due = RewardNormalizer(2, 0.9)(*(x.numpy() for x in (raw.reward, raw.done, raw.mask))).astype(np.float32)
+    normalised = runner(TERMINATES, TRUNCATES, rewards=RewardNormalizer(2, 0.9))
+    np.testing.assert_array_equal(normalised.rollout(Scripted(), 14).reward, due)
+    normalised = runner(TERMINATES, TRUNCATES, rewards=RewardNormalizer(2, 0.9))
+    replay = normalised.replay(100, 0.9)
+    normalised.collect(lambda seen, _: seen[:, 1].astype(int) % 5, replay, 14)
+    np.testing.assert_array_equal(replay.columns["reward"][: len(replay)], due.T[raw.mask.numpy().T])
 
 
 class TestGymnasium:

@@ -1,5 +1,6 @@
 """The bounded head against its density; the other heads are tested through `ActorCritic`."""
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
@@ -28,6 +29,45 @@ def test_kl_is_the_mean_log_ratio_of_the_old_head_s_actions(head: Head):
     kl = head.kl(old, head.describe(new_output)).item()
     assert abs(ratio.mean().item() - kl) < 4 * ratio.std().item() / 100_000**0.5
     assert head.kl(old, old) == 0 < kl
+
+
+class TestReflex:
+    """40,000 draws from one and the same output, in two steps."""
+
+    def drawn(self, head: Head | SquashedGaussian, output: torch.Tensor) -> np.ndarray:
+        draw, rows = head.reflex(2, 20_000, greedy=False), output.expand(20_000, -1).numpy()
+        first, second = draw(rows, 0), draw(rows, 1)
+        assert not np.array_equal(first, second)
+        return np.concatenate([first, second])
+
+    def test_a_categorical_draws_actions_as_often_as_they_are_likely(self):
+        output = torch.tensor([0.0, 1.0, -1.0, 0.5])
+        share = np.bincount(self.drawn(Categorical(4), output), minlength=4) / 40_000
+        np.testing.assert_allclose(share, output.softmax(0), atol=0.01)
+
+    def test_a_multi_categorical_draws_pairs_as_often_as_they_are_likely(self):
+        output = torch.tensor([0.7, -0.7, 0.0, 1.0, -1.0])
+        actions = self.drawn(MultiCategorical([2, 3]), output)
+        share = np.bincount(3 * actions[:, 0] + actions[:, 1], minlength=6) / 40_000
+        due = torch.outer(output[:2].softmax(0), output[2:].softmax(0)).flatten()
+        np.testing.assert_allclose(share, due, atol=0.01)
+
+    def test_a_gaussian_draws_around_its_means_with_its_deviations(self):
+        head = Gaussian(3)
+        head.log_std.data = torch.tensor([-1.0, 0.0, 0.7])
+        output = torch.tensor([2.0, 0.0, -3.0])
+        actions = self.drawn(head, output)
+        np.testing.assert_allclose(actions.mean(0), output, atol=0.05)
+        np.testing.assert_allclose(actions.std(0), head.log_std.exp().detach(), rtol=0.02)
+        assert abs(np.corrcoef(actions.T) - np.eye(3)).max() < 0.03
+
+    def test_a_squashed_gaussian_draws_one_that_is_squashed_to_its_box(self):
+        head = SquashedGaussian(LOW, HIGH)
+        actions = self.drawn(head, torch.tensor([0.3, -0.5, 0.1, 0.3]))
+        latent = np.arctanh((actions - head.center.numpy()) / head.scale.numpy())
+        np.testing.assert_allclose(latent.mean(0), [0.3, -0.5], atol=0.02)
+        np.testing.assert_allclose(latent.std(0), np.exp(-1.5 + 3.5 * np.tanh([0.1, 0.3])), rtol=0.02)
+        assert abs(np.corrcoef(latent.T)[0, 1]) < 0.03
 
 
 def test_squashed_actions_stay_in_the_box_and_the_mode_is_that_of_the_mean():

@@ -54,6 +54,19 @@ def test_the_end_is_reported_once():
     steps = [state.step for _ in a3c.train(state, config)]
     assert steps.count(30) == 1
     assert steps[-1] == 30
+    assert state.mean_square.any()
+
+
+def test_each_process_goes_on_with_the_mean_square_that_the_others_left(unchecked_types):
+    state = a3c.init(ActorCritic(4, 2), a3c.Worlds(POLE), CONFIG)
+    shared = a3c.Shared(state.weights.detach().clone(), state.mean_square, torch.zeros(4, dtype=torch.int64))
+    for rank in range(2):
+        before = shared.mean_square.clone()
+        config = dataclasses.replace(CONFIG, iterations=rank + 1)
+        a3c.work(lambda _: None, rank, POLE, rank, state.policy, shared, config)
+        added = shared.mean_square - CONFIG.rmsprop_decay * before
+        assert added.amax() > 1e-8
+        assert added.amin() > -1e-8
 
 
 CHANGED = {

@@ -161,6 +161,15 @@ def test_steps_are_decisions_of_whole_episodes_and_not_what_is_played_meanwhile(
     assert state.step == sum(lengths) < 8 * max(lengths) <= 8 * world.steps
 
 
+def test_the_step_size_goes_down_to_0_over_the_steps_of_the_run(unchecked_types):
+    config = reinforce.Config(steps=300, learning_rate=0.1)
+    state, before, updates = reinforce.init(ActorCritic(4, 2), Runner("CartPole-v1", envs=2), config), 0, 0
+    for _ in reinforce.train(state, config):
+        assert state.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * (1 - before / 300))
+        before, updates = state.step, updates + 1
+    assert updates > 2
+
+
 def learn(seed: int = 0, spoil: Any = None, **settings: Any) -> float:
     """Mean return of the last 30 episodes on CartPole."""
     torch.manual_seed(seed)

@@ -128,14 +128,18 @@ def some(size: int = 6, seed: int = 1) -> Transition:
     )
 
 
+def each(vectors: Any) -> tuple[Any, ...]:
+    """Those of actor and critics, or of critics alone."""
+    return vectors if isinstance(vectors, tuple) else (vectors,)
+
+
 def apart(algorithm: ModuleType, **settings: Any) -> tuple[Any, Any]:
     """(a state whose target networks differ from the online ones, its settings)."""
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIGS[algorithm], **settings)
     state = algorithm.init(network(algorithm, SEEN, BOX), world(Reach), config)
-    vectors = state.target_parameters if isinstance(state.target_parameters, tuple) else (state.target_parameters,)
     with torch.no_grad():
-        for vector in vectors:
+        for vector in each(state.target_parameters):
             vector += 0.3 * torch.randn(vector.shape)
     return state, config
 
@@ -196,6 +200,33 @@ class TestTargets:
             torch.testing.assert_close(found[i], due.detach())
 
 
+class TestActorLoss:
+    """Where the first critic is the smaller one, and where it is not."""
+
+    def values(self, state: Any, batch: Transition, action: Tensor) -> Tensor:
+        values = [by_hand(state.policy.critics, *row) for row in zip(batch.observation, action, strict=True)]
+        found = torch.stack([torch.stack(row) for row in values])
+        assert len(set(found.argmin(-1).tolist())) == found.shape[-1]
+        return found
+
+    @pytest.mark.parametrize("algorithm", [ddpg, td3], ids=["ddpg", "td3"])
+    def test_of_ddpg_and_td3_is_by_one_critic(self, algorithm):
+        state, _ = apart(algorithm)
+        batch = some(20)
+        due = -self.values(state, batch, state.policy.actor(batch.observation))[:, 0].mean()
+        torch.testing.assert_close(algorithm.actor_loss(state, batch), due)
+
+    def test_of_sac_is_by_the_smaller_of_two(self):
+        state, config = apart(sac, alpha=0.7)
+        batch = some(20)
+        torch.manual_seed(5)
+        found, _, _ = sac.actor_loss(state, batch, config)
+        torch.manual_seed(5)
+        action, log_prob = state.policy.actor(batch.observation)
+        due = (0.7 * log_prob - self.values(state, batch, action).amin(-1)).mean()
+        torch.testing.assert_close(found, due)
+
+
 @ALL
 class TestGradients:
     def losses(self, algorithm: ModuleType, state: Any, config: Any, batch: Transition) -> tuple[Tensor, Tensor]:
@@ -250,8 +281,7 @@ class TestGradients:
         state, config = apart(algorithm)
         critic, _ = self.losses(algorithm, state, config, some())
         critic.backward()
-        vectors = state.target_parameters if isinstance(state.target_parameters, tuple) else (state.target_parameters,)
-        assert all(not vector.grad.any() for vector in vectors)
+        assert all(not vector.grad.any() for vector in each(state.target_parameters))
         assert not any(p.grad.any() for p in state.policy.actor.parameters())
 
 
@@ -299,16 +329,30 @@ def test_ornstein_uhlenbeck_noise_goes_on_from_update_to_update():
     assert abs(np.corrcoef(noise[:, 0], noise[:, 1])[0, 1]) < 0.3
 
 
+@ALL
+def test_all_target_networks_move_a_little_towards_the_online_ones(algorithm):
+    settings = {"policy_every": 1} if algorithm is td3 else {}
+    config = dataclasses.replace(CONFIGS[algorithm], gradient_steps=1, **settings)
+    state = start(algorithm, config)
+    state.world.collect(algorithm.explore(state, config, 40), state.replay, 40)
+    before = [x.detach().clone() for x in each(state.target_parameters)]
+    algorithm.update(state, config, *(({},) if algorithm is td3 else ()))
+    for old, new, online in zip(before, each(state.target_parameters), each(state.parameters), strict=True):
+        assert not torch.equal(old, online)
+        torch.testing.assert_close(new.detach(), (0.9 * old + 0.1 * online).detach(), rtol=1e-6, atol=1e-8)
+
+
 def test_the_actor_and_the_targets_of_td3_wait():
     config = dataclasses.replace(CONFIGS[td3], gradient_steps=1, policy_every=3)
     state = start(td3, config)
     state.world.collect(td3.explore(state, config, 40), state.replay, 40)
     moved = []
     for _ in range(7):
-        actor, target = state.parameters[0].clone(), state.target_parameters[1].clone()
+        before = [x.clone() for x in (state.parameters[0], *state.target_parameters)]
         td3.update(state, config, {})
-        moved.append((not torch.equal(actor, state.parameters[0]), not torch.equal(target, state.target_parameters[1])))
-    assert moved == [(False, False), (False, False), (True, True)] * 2 + [(False, False)]
+        after = (state.parameters[0], *state.target_parameters)
+        moved.append([not torch.equal(*pair) for pair in zip(before, after, strict=True)])
+    assert moved == [[False] * 3, [False] * 3, [True] * 3] * 2 + [[False] * 3]
 
 
 class TestTemperature:

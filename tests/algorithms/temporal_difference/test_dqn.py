@@ -225,6 +225,17 @@ class TestExploration:
         greedy = state.policy.choose(torch.from_numpy(seen)).numpy()
         assert (actions != greedy).mean() == pytest.approx(epsilon / 2, abs=0.03)  # half of two actions are greedy
 
+    def test_epsilon_goes_on_within_a_stretch_of_steps(self):
+        config = dataclasses.replace(CORRIDOR, epsilon_end=0.0, epsilon_steps=8000)
+        state = start(config, envs=4)
+        state.step = 2000
+        choose = dqn.epsilon_greedy(state, config, 1500)
+        seen = np.random.default_rng(0).standard_normal((1500, 4, 6)).astype(np.float32)
+        actions = np.stack([choose(x, t) for t, x in enumerate(seen)])
+        other = actions != state.policy.choose(torch.from_numpy(seen)).numpy()
+        share = other.reshape(3, 2000).mean(1)  # half of what epsilon is on average over each third
+        np.testing.assert_allclose(share, [0.3125, 0.1875, 0.0625], atol=0.03)
+
     def test_before_learning_starts_nothing_is_learned(self):
         config = dataclasses.replace(CORRIDOR, steps=200, learning_starts=144, report_every=48)
         state = start(config)
@@ -239,6 +250,37 @@ class TestExploration:
             (192, True, False),
             (200, True, False),
         ]
+
+
+class TestPriorities:
+    config = dataclasses.replace(CORRIDOR, prioritised=True, priority_alpha=1.0, gradient_steps=1)
+
+    def state(self) -> dqn.State:
+        """One that remembers 40 transitions, with priorities from 1 to 40."""
+        state = start(self.config)
+        state.world.collect(dqn.epsilon_greedy(state, self.config, 40), state.replay, 40)
+        state.replay.update(np.arange(40), 1.0 + torch.arange(40))
+        return state
+
+    def of(self, state: dqn.State, rows: np.ndarray) -> np.ndarray:
+        return state.replay.tree[state.replay.leaves + rows]
+
+    def test_are_the_errors_of_what_was_drawn(self):
+        state = self.state()
+        torch.manual_seed(1)
+        batch, rows, _ = dqn.draw(state, self.config.batch, self.config)
+        _, value, target = dqn.loss(state, batch, state.target(batch.next_observation).detach(), self.config)
+        torch.manual_seed(1)
+        dqn.update(state, self.config)
+        np.testing.assert_allclose(self.of(state, rows), (target - value).abs() + 1e-6, rtol=1e-5)
+
+    @pytest.mark.parametrize(("step", "beta"), [(0, 0.4), (300, 0.7), (600, 1.0), (700, 1.0)])
+    def test_their_bias_is_corrected_more_and_more_until_the_run_ends(self, step, beta):
+        state = self.state()
+        state.step = step
+        _, rows, weight = dqn.draw(state, 20, self.config)
+        assert weight is not None
+        np.testing.assert_allclose(weight, (self.of(state, rows) / self.of(state, rows).min()) ** -beta, rtol=1e-5)
 
 
 def test_the_run_ends_at_its_steps_exactly_and_learns_as_often_as_asked(monkeypatch):

@@ -31,6 +31,7 @@ from operant.envs.runner import Runner
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import actor_critic
 from operant.networks.continuous import deterministic_actor_critic, soft_actor_critic
+from operant.networks.image import keep_freed_memory
 
 ALGORITHMS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "a2c": (a2c, actor_critic), "dqn": (dqn, q_network), "ppo": (ppo, actor_critic),
@@ -63,12 +64,13 @@ class Learner(NamedTuple):
 
 def settings(asked: Task, steps: int) -> dict[str, Any]:
     """The task's settings in Operant's names, which are also those of `operant train`."""
-    if asked.clip_schedule != "constant":
-        raise SystemExit(f"Operant's clip range has no schedule, and the task asks for {asked.clip_schedule}")
     theirs = dict(asked.settings)
     if "n_steps" in theirs:
         theirs["vf_coef"] *= 2  # our value loss is half the squared error, theirs all of it
-        return {NAMES[name]: value for name, value in theirs.items()} | {"schedule": asked.schedule}
+        schedules = {"schedule": asked.schedule}
+        if asked.algorithm == "ppo":
+            schedules["clip_schedule"] = asked.clip_schedule
+        return {NAMES[name]: value for name, value in theirs.items()} | schedules
     own: dict[str, Any] = {"noise": asked.noise} if asked.noise else {}
     if asked.algorithm == "dqn":
         own["epsilon_steps"] = round(theirs.pop("exploration_fraction") * steps)
@@ -79,6 +81,7 @@ def settings(asked: Task, steps: int) -> dict[str, Any]:
 
 def runner(asked: Task, seed: int) -> Runner:
     if asked.images:
+        keep_freed_memory()  # as `operant train` does
         env: Any = Atari(asked.environment, asked.envs)
     elif asked.one_by_one:
         env = gymnasium.make_vec(asked.environment, asked.envs, "sync")

@@ -1,5 +1,9 @@
 """The Nature CNN and its policy on small images."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from gymnasium import spaces
@@ -63,6 +67,27 @@ def test_bfloat16_is_nearly_the_same_and_its_gradients_are_float32():
     assert {p.grad.dtype for p in network.parameters()} == {torch.float32}
     with pytest.raises(InputError, match="images"):
         compute_in_bfloat16(nn.Linear(2, 2))
+
+
+FAULTS = """
+import resource, sys, torch
+from operant.networks.image import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for _ in range(12):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_is_freed_can_be_kept():
+    found = [
+        int(subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("give back", "keep")
+    ]
+    assert found[1] < 10 < found[0]  # 40 MB are 10,000 pages, or 20 huge ones
 
 
 def test_evaluate_says_what_act_recorded():

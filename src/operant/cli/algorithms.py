@@ -164,7 +164,7 @@ def make_policy(world: Any, options: Any) -> Any:
     Raises `InputError` for a device or a format that is for networks of images alone.
     """
     from operant.core.device import device
-    from operant.networks.image import compute_in_bfloat16, torsos
+    from operant.networks.image import compute_in_bfloat16, keep_freed_memory, torsos
 
     algorithm = find(options.algorithm)
     policy = algorithm.network(world, options)
@@ -172,6 +172,7 @@ def make_policy(world: Any, options: Any) -> Any:
         compute_in_bfloat16(policy)
     place = device(options.device)
     if torsos(policy) and not algorithm.processes:
+        keep_freed_memory()
         return policy.to(place)
     if options.device != "auto" and place.type != "cpu":
         who = f"{options.algorithm}, whose processes share the CPU's memory" if torsos(policy) else "a small network"

@@ -19,8 +19,8 @@ What differs, since each library is used as it comes:
 - How environments are stepped. Stable-Baselines3 calls Python environments one by one (`DummyVecEnv`); Operant takes
   Gymnasium's vector environment where there is one, which of these is CartPole alone. `ppo_cartpole_one_by_one` is
   PPO with environments that are called one by one on both sides.
-- PPO's clip range falls to 0 in the zoo's setting for CartPole and stays at 0.2 here on both sides. The work is the
-  same.
+- In the figures ending in `_bfloat16` Operant's network computes in that format (`--bfloat16 True`), which
+  Stable-Baselines3 has no setting for: its side is the one in float32.
 - Random steps before the first update are made few for SAC, TD3 and the Atari DQN: at 10,000 of 20,000 steps they
   would hide what is measured, to the advantage of neither.
 - DQN's target network is copied every 10 steps in the zoo, and updated from once in 256. Stable-Baselines3 makes all
@@ -63,6 +63,7 @@ RESULTS = HERE / "results" / "control.jsonl"
 SPEED = (
     "ppo_cartpole", "ppo_cartpole_one_by_one", "ppo_halfcheetah", "a2c_cartpole", "dqn_cartpole", "sac_pendulum",
     "td3_pendulum", "sac_halfcheetah", "td3_halfcheetah", "ppo_pong", "dqn_pong",
+    "ppo_pong_bfloat16", "dqn_pong_bfloat16",
 )  # fmt: skip
 THRESHOLD = 475.0
 Row = dict[str, Any]
@@ -129,7 +130,7 @@ def speed(name: str, args: argparse.Namespace) -> Row:
 
 
 def solve(args: argparse.Namespace) -> Row:
-    names = {"operant": "ppo_cartpole_preset", "sb3": "ppo_cartpole_zoo"}
+    names = {"operant": "ppo_cartpole_preset", "sb3": "ppo_cartpole"}
     steps = ["--steps", str(args.steps)] if args.steps else []
     found: dict[str, list[Row]] = {side: [] for side in names}
     for seed in range(args.seeds):

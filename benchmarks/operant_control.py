@@ -31,7 +31,7 @@ from operant.envs.runner import Runner
 from operant.networks.action_values import q_network
 from operant.networks.actor_critic import actor_critic
 from operant.networks.continuous import deterministic_actor_critic, soft_actor_critic
-from operant.networks.image import keep_freed_memory
+from operant.networks.image import compute_in_bfloat16, keep_freed_memory
 
 ALGORITHMS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "a2c": (a2c, actor_critic), "dqn": (dqn, q_network), "ppo": (ppo, actor_critic),
@@ -101,6 +101,8 @@ def build(asked: Task, seed: int, steps: int | None = None) -> Learner:
     length = {"iterations": -(-steps // (asked.envs * values["rollout"]))} if "rollout" in values else {"steps": steps}
     config = algorithm.Config(**values, **length)
     policy = network(world.env.single_observation_space, world.env.single_action_space, asked.hidden)
+    if asked.bfloat16:
+        compute_in_bfloat16(policy)
     return Learner(algorithm, algorithm.init(policy, world, config), config)
 
 

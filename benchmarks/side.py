@@ -43,6 +43,7 @@ class Task:
     one_by_one: bool = False
     clip_schedule: str = "constant"
     noise: float = 0.0
+    bfloat16: bool = False
 
     @property
     def images(self) -> bool:

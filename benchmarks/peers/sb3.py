@@ -1,7 +1,7 @@
 """Stable-Baselines3 (TRPO: sb3-contrib) on one task of control.toml. Prints one JSON line; see `control.py`.
 
     python peers/sb3.py ppo_cartpole --timed
-    python peers/sb3.py ppo_cartpole_zoo --threshold 475 --seed 3
+    python peers/sb3.py ppo_cartpole --threshold 475 --seed 3
     python peers/sb3.py ppo_halfcheetah --evaluate 20
 
 One thread. `seconds` are those of `learn` alone, after a short run of a throw-away model. Environments are made as the

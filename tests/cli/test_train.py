@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium
 import numpy as np
@@ -21,7 +22,7 @@ from operant.cli import algorithms
 from operant.cli.algorithms import ALGORITHMS, preset, presets
 from operant.cli.main import main
 from operant.cli.options import flag, parse
-from operant.cli.train import Options, config_of, make_world, options, options_of
+from operant.cli.train import Options, config_of, grouped, make_world, options, options_of, watched
 from operant.cli.trained import figures
 from operant.core.errors import InputError
 from operant.envs.make import make
@@ -286,7 +287,10 @@ class Corridor(gymnasium.Env):
     action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(self, trouble="none", at=40):
+        assert trouble != "birth"
         self.trouble, self.when = trouble, at
+        if trouble.startswith("state"):
+            self.state_dict, self.load_state_dict = self.told, print
         self.steps = 0
 
     def reset(self, *, seed=None, options=None):
@@ -300,8 +304,15 @@ class Corridor(gymnasium.Env):
             return 0.0, {}
         return np.zeros(1, np.float32), {}
 
+    def told(self):
+        if self.trouble == "state raises":
+            raise RuntimeError("nobody knows")
+        return {"seen": {1, 2}}
+
     def step(self, action):
         self.steps += 1
+        if self.steps >= self.when and self.trouble == "thin":
+            return 0.0, 0.0, False, False, {}
         if self.steps >= self.when and self.trouble == "step":
             raise RuntimeError("the floor gave way")
         if self.steps >= self.when and self.trouble == "exit":
@@ -342,6 +353,10 @@ def test_an_environment_of_ones_own_is_learned_and_said_not_to_be_saved(worlds, 
         ("number", r"an observation of the shape \(\), and its space says \(1,\)"),
         ("reset", r"environment \d+ raised RuntimeError: the door is stuck"),
         ("reward", "environment 0 gave the reward nan at step 40, which is no finite number"),
+        ("thin", r"an observation of the shape \(\), and its space says \(1,\) in step 40"),
+        ("birth", r"cannot make my_worlds:Passage-v0: AssertionError\(\)"),
+        ("state", r"state_dict\(\)\['seen'\] of Corridor is of type set, which a checkpoint cannot hold"),
+        ("state raises", r"state_dict\(\) of Corridor raised RuntimeError: nobody knows"),
     ],
 )
 def test_an_environment_that_fails_is_named(worlds, tmp_path, operant, trouble, said):
@@ -351,6 +366,80 @@ def test_an_environment_that_fails_is_named(worlds, tmp_path, operant, trouble, 
     assert len([line for line in complained.splitlines() if line.startswith("operant:")]) == 1
     with pytest.raises(InputError, match=said):
         raise InputError(complained.replace("\n", " "))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ppo", "CartPole-v1", "--device", "nowhere"], "--device is nowhere"),
+        (["dqn", "CartPole-v1", "--memory", "lstm"], "dqn learns without memory"),
+        (["ppo", "CartPole-v1", "--old-policy-target", 0.01], "old_policy_target 0.01 steers the KL penalty"),
+        (["ppo", "CartPole-v1", "--seed", 2**20], f"the seed is {2**20 + 1}"),
+    ],
+)
+def test_several_seeds_leave_no_folder_where_one_would_not(words, said, tmp_path, operant):
+    code, _, complained = operant("train", *words, "--seeds", 2, "--out", tmp_path / "run")
+    assert code == 2
+    assert said in complained
+    assert len(complained.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_bytes_that_are_no_image_are_numbers(tmp_path, monkeypatch):
+    class Board(gymnasium.Env):
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def __init__(self, shape):
+            self.observation_space = gymnasium.spaces.Box(0, 2, shape, np.uint8)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return self.observation_space.sample(), {}
+
+        def step(self, action):
+            return self.observation_space.sample(), 1.0, False, True, {}
+
+    gymnasium.register("Board-v0", Board)
+    try:
+        for shape in ("(9,)", "(3, 3)"):
+            words = ["Board-v0", "--env-args", "shape", shape, "--steps", 256]
+            for name, sizes in (("ppo", SMALL), ("dqn", ["--hidden", 8, "--evaluation-episodes", 4])):
+                run(name, *words, *sizes, "--out", tmp_path / f"{name}{len(shape)}")
+                assert summary(tmp_path / f"{name}{len(shape)}")["return"]["mean"] == 1.0
+    finally:
+        gymnasium.registry.pop("Board-v0")
+
+
+def test_memory_that_pytorch_does_not_get_is_told_of(tmp_path, operant, monkeypatch):
+    words = ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000000000000 bytes", "a bug"]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(words[0])
+
+    monkeypatch.setattr("operant.cli.train.make_policy", fail)
+    code, _, complained = operant("train", "ppo", "CartPole-v1", "--out", tmp_path / "run")
+    assert code == 2
+    assert "there is not enough memory" in complained
+    assert not (tmp_path / "run").exists()
+    del words[0]
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["train", "ppo", "CartPole-v1", "--out", str(tmp_path / "run")])
+
+
+def test_long_runs_still_report_often():
+    """They stop and save between reports."""
+    state = SimpleNamespace(step=0, world=SimpleNamespace(steps=0, env=SimpleNamespace(num_envs=8)))
+    state.world.pop_returns = state.world.pop_lengths = list
+
+    def steps(settings):
+        for state.step in range(1, 10_000):
+            state.world.steps += settings.rollout
+            yield {"x": 1.0}
+
+    for total, unit, due in ((10**9, 256, 39), (10**6, 256, 9), (256, 256, 1)):
+        state.step = state.world.steps = 0
+        next(watched(state, steps(SimpleNamespace(rollout=32)), grouped(total // unit, unit), total // unit))
+        assert state.step == due
 
 
 @pytest.mark.parametrize(
@@ -432,6 +521,11 @@ def test_a_run_of_another_environment_is_not_resumed(tmp_path, operant):
         (["--gamma", "nan"], "--gamma is nan: give a number between 0 and 1"),
         (["--learning-rate", "inf"], "--learning-rate is inf: give a finite number"),
         (["--value-coefficient", "inf"], "--value-coefficient is inf"),
+        (["--old-policy-beta", "inf"], "--old-policy-beta is inf: give a finite number"),
+        (
+            ["--objective", "kl", "--old-policy-target", 0.01, "--old-policy-beta", 0],
+            "old_policy_beta is 0, which stays 0",
+        ),
     ],
 )
 def test_widths_and_sizes_that_cannot_be_are_refused(flags, message, tmp_path, operant):

@@ -1,6 +1,7 @@
 """`operant watch`: a film, characters, or a line a step; and whose policy can be shown."""
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,41 @@ def test_a_missing_package_is_named_by_its_extra(pole, tmp_path, monkeypatch, op
     code, _, complained = operant("watch", pole, "--video", tmp_path / "pole.gif")
     assert code == 2
     assert "pip install 'operant[classic]'" in complained
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(pole, tmp_path, operant):
+    run = shutil.copytree(pole, tmp_path / "run")
+    newest = max((run / "checkpoints").glob("step_*"))
+    older = shutil.copytree(newest, newest.with_name("step_000001"))
+    (newest / "state.json").write_text("{")
+    code, _, complained = operant("watch", run)
+    assert code == 0
+    assert f"the checkpoint {newest} is damaged" in complained
+    shutil.rmtree(older)
+    code, _, complained = operant("evaluate", run)
+    assert code == 2
+    assert "every checkpoint in" in complained
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[run]", "run = 1\n[other]", "is a run of operant None"),
+        (
+            "normalize_observations = false",
+            "normalize_observations = true",
+            "was trained without --normalize-observations",
+        ),
+    ],
+)
+def test_settings_that_were_changed_by_hand(old, new, said, pole, tmp_path, operant):
+    run = shutil.copytree(pole, tmp_path / "run")
+    text = (run / "config.toml").read_text()
+    assert old in text
+    (run / "config.toml").write_text("\n".join(x for x in text.replace(old, new).splitlines()))
+    code, _, complained = operant("evaluate", run)
+    assert code == 2
+    assert said in complained
 
 
 def test_the_folder_of_several_seeds_points_to_one(pole, tmp_path, operant):

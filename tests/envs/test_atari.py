@@ -280,11 +280,26 @@ def test_makes_games_for_training_and_for_evaluation():
 def test_what_does_not_fit_is_refused():
     for arguments, words in (
         (("CartPole-v1",), "CartPole-v1.*ALE/Pong-v5"),
-        ((PONG, 0), "envs 0"),
-        ((PONG, 1, -1), "noops -1"),
+        ((PONG, 0), "envs is 0: give a whole number, 1 or more"),
+        ((PONG, 1, -1), "noops is -1: give a whole number, 0 or more"),
     ):
         with pytest.raises(InputError, match=words):
             Atari(*arguments)
+    for setting, words in (
+        ({"skip": 1.5}, "skip is 1.5"),
+        ({"stack": "x"}, "stack is 'x'"),
+        ({"lives": "false"}, "lives is 'false': give True or False"),
+        ({"sign": 1}, "sign is 1"),
+        ({"full_action_space": "no"}, "full_action_space is 'no'"),
+        ({"repeat_action_probability": 3}, "repeat_action_probability is 3: give a number between 0 and 1"),
+        ({"max_num_frames_per_episode": 42}, "above the 42 frames in which a game is opened"),
+        ({"max_num_frames_per_episode": "x"}, "max_num_frames_per_episode is 'x'"),
+        ({"mode": 77}, "mode is 77: this game has 0, 1"),
+        ({"difficulty": 9}, "difficulty is 9: this game has 0, 1, 2, 3"),
+    ):
+        with pytest.raises(InputError, match=words):
+            make(PONG, 1, setting)
+    make(PONG, 1, {"max_num_frames_per_episode": 43}).reset()
     with pytest.raises(InputError, match=r"obs_type.*difficulty"):
         make(PONG, 1, {"obs_type": "ram"})
 

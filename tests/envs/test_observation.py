@@ -56,6 +56,13 @@ def test_a_box_is_left_as_it_is():
         assert convert(x) is x
 
 
+def test_bytes_without_the_dimensions_of_an_image_are_numbers():
+    for shape in ((9,), (3, 3)):
+        found, convert = numbers(spaces.Box(0, 2, shape, np.uint8))
+        assert (found.shape, found.dtype, found.high.max()) == (shape, np.float32, 2)
+        assert convert(np.ones((2, *shape), np.uint8)).dtype == np.float32
+
+
 def test_a_mask_is_no_part_of_what_is_seen():
     space = spaces.Dict({"action_mask": spaces.MultiBinary(2), "observation": spaces.Box(0, 1, (3,))})
     box, convert = numbers(space)

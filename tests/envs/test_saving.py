@@ -113,6 +113,16 @@ def test_an_environment_that_knows_its_state_goes_on_bit_for_bit_behind_wrappers
     assert not walk(Walk, 0).resumes
 
 
+def test_a_state_that_an_environment_cannot_take_back_is_told():
+    class Forgetful(KnownWalk):
+        def load_state_dict(self, state):
+            self.place = state["palace"]
+
+    runner = Runner(SyncVectorEnv([Forgetful]))
+    with pytest.raises(InputError, match=r"load_state_dict\(\) of Forgetful raised KeyError: 'palace'"):
+        runner.load_state_dict(runner.state_dict())
+
+
 def test_a_saved_state_does_not_change_with_its_run():
     """The environments move their arrays in place."""
     runner = Runner("CartPole-v1", envs=3)

@@ -27,6 +27,8 @@ COMMANDS = {
 }
 ONE_THREAD = ("train", "watch")
 """Commands whose products of matrices are too small to be shared by threads."""
+NO_MEMORY = ("can't allocate memory", "out of memory")
+"""How PyTorch says it."""
 PLAIN = {"←": "<", "→": ">", "↑": "^", "↓": "v", "↔": "-", "·": ".", "█": "#", "±": "+-", "÷": "/", "…": "..."}
 """Signs for outputs that are not Unicode."""
 
@@ -76,7 +78,9 @@ def main(argv: list[str] | None = None) -> None:
         _fail(str(error), 2)
     except Diverged as error:
         _fail(str(error), 1)
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY)):
+            raise
         _fail(
             f"there is not enough memory ({error}): ask for less at once, such as fewer runs, a shorter horizon, a "
             "smaller batch or a smaller model",

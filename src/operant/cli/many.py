@@ -22,10 +22,10 @@ from operant.experiment.run import Run
 def train_all(options: Any, resume: bool) -> None:
     """All runs that are not finished, at most as many at once as there are cores; then one report."""
     from operant.cli.folder import start
-    from operant.cli.train import begin, make_world
+    from operant.cli.train import beginning, require_seed
 
-    begin(options)
-    make_world(options, 1, 0).env.close()  # what is wrong with the input is said once, here
+    require_seed(options.seed + options.seeds - 1)
+    beginning(options)[2].world.env.close()  # what is wrong with the input is said once, here
     folder = start(options, "train", resume, [])
     seeds = range(options.seed, options.seed + options.seeds)
     side_by_side(options, [seed for seed in seeds if not part(options, seed).finished])
@@ -103,8 +103,9 @@ def summary(options: Any, parts: list[Run]) -> dict[str, Any]:
     title = f"{options.algorithm} on {options.environment}, {len(parts)} seeds"
     figures: dict[str, Any] = {"title": title, "episodes": sum(x["episodes"] for x in found)}
     figures["played"] = found[0].get("played", "greedily")
-    for name in ("steps", "seconds", "steps_per_second"):
+    for name in ("steps", "seconds"):
         figures[name] = round(sum(x[name] for x in found) / len(found), 3)
+    figures["steps_per_second"] = round(figures["steps"] / figures["seconds"], 1)
     if not returns:
         return figures | {"verdict": "No episode of any evaluation came to its end: there is no return"}
     mean, middle = bootstrap_mean(returns), interquartile_mean(returns)

@@ -32,7 +32,7 @@ SHARES = {
 """Numbers that are 1 or less."""
 ABOVE_0 = {"max_gradient_norm", "kl_tolerance"}
 """Numbers with which, at 0, nothing would be learned."""
-FINITE = ("learning_rate", "coefficient", "noise", "delay")
+FINITE = ("learning_rate", "coefficient", "noise", "delay", "_beta", "_target")
 """Ends of the names of numbers that cannot be infinite; others may be, to leave something out."""
 
 NONE = tyro.constructors.ConstructorRegistry()

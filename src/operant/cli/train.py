@@ -25,8 +25,9 @@ from operant.cli.algorithms import (
 from operant.cli.options import build, read_toml, take
 from operant.core.errors import InputError
 
-LINES = 400
-"""Lines of metrics of a run at most, where the algorithm reports after every rollout: each is then a mean over some."""
+LINES, LONGEST = 400, 10_000
+"""Lines of metrics of a run, and environment steps in one, at most, where the algorithm reports after every rollout:
+each is then a mean over some. A run stops and saves between two lines, so a long one has more of them."""
 DERIVED = Annotated[int, Fixed, Suppress]
 """A setting that follows from others: no flag sets it, and config.toml does not have it."""
 
@@ -246,11 +247,8 @@ def make_environments(options: Any, envs: int, training: bool = True, render_mod
     return env
 
 
-def train(options: Any, resume: bool) -> None:
-    """One run, from its first step or its last checkpoint to its report."""
-    from operant.cli.folder import start
-    from operant.cli.trained import conclude
-
+def beginning(options: Any) -> tuple[Any, Any, Any]:
+    """(module, settings, state) of a run before its first step. Raises `InputError` for what cannot be run or saved."""
     begin(options)
     require_memory(options.algorithm, options.memory)
     config, module = config_of(options), find(options.algorithm).load()
@@ -258,6 +256,18 @@ def train(options: Any, resume: bool) -> None:
     policy = make_policy(world, options)
     world = elsewhere(options, world) if find(options.algorithm).processes else world
     state = module.init(policy, world, config)
+    if world.resumes:
+        world.state_dict()  # what cannot be saved is said before anything is learned
+    return module, config, state
+
+
+def train(options: Any, resume: bool) -> None:
+    """One run, from its first step or its last checkpoint to its report."""
+    from operant.cli.folder import start
+    from operant.cli.trained import conclude
+
+    module, config, state = beginning(options)
+    world = state.world
     folder = start(options, "train", resume, [])
     restored = folder.restore(state)
     if resume and not restored:
@@ -266,7 +276,7 @@ def train(options: Any, resume: bool) -> None:
         whose = "environments in other processes" if find(options.algorithm).processes else options.environment
         print(f"the state of {whose} cannot be saved: the run goes on with new episodes")
     unit, total = scale(options, config)
-    every = max(1, total // LINES) if unit > 1 and not hasattr(config, "report_every") else 1
+    every = grouped(total, unit) if unit > 1 and not hasattr(config, "report_every") else 1
     metrics = watched(state, module.train(state, config), every, total)
     saving = max(1, options.checkpoint_every // unit) if options.checkpoint_every else None
     folder.follow(state, metrics, total, every_steps=saving, show=("rollout/episode_return",), unit=unit)
@@ -278,6 +288,11 @@ def scale(options: Any, config: Any) -> tuple[int, int]:
     if hasattr(config, "rollout"):
         return options.envs * config.rollout, config.iterations
     return 1, getattr(config, "steps", None) or config.iterations
+
+
+def grouped(total: int, unit: int) -> int:
+    """How many of `total` steps of the state, each of `unit` environment steps, are one line of metrics."""
+    return max(1, min(total // LINES, LONGEST // unit))
 
 
 def watched(state: Any, metrics: Iterator[dict[str, float]], every: int, total: int) -> Iterator[dict[str, float]]:

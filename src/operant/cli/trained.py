@@ -88,31 +88,33 @@ class Trained:
 
 def load(run: Path) -> Trained:
     """The policy in the newest good checkpoint of a run. Raises `InputError` where there is none."""
-    from operant.experiment import checkpoint, structure
+    from operant.experiment import structure
     from operant.experiment.run import Run
 
     if not (run / "config.toml").is_file():
         raise InputError(f"there is no run in {run}: give the folder of a run of operant train")
     values = read_toml(run / "config.toml")
-    ran = values.pop("run", {}).get("algorithm")
+    about = values.pop("run", {})
+    ran = about.get("algorithm") if isinstance(about, dict) else None
     if ran != "train":
         raise InputError(f"{run} is a run of operant {ran}, not of operant train: it holds no policy to play")
     values |= {"out": str(run), "device": "auto"}  # it may have been trained on another machine
     options = build(options_of(str(values.get("algorithm"))), values, str(run / "config.toml"))
     if options.seeds > 1:
         raise InputError(f"{run} holds the runs of {options.seeds} seeds: name one, such as {run}/seed_{options.seed}")
-    found = Run(run, "train", values).checkpoints()
-    if not found:
+    saved = Run(run, "train", values).newest(("state.policy", "state.world"))
+    if saved is None:
         raise InputError(f"{run} has no checkpoint yet: wait for the first, or train with a smaller --checkpoint-every")
     world = make_world(options, 1, 0)
     policy = make_policy(world, options)
     world.env.close()
-    saved = checkpoint.read(found[-1], ("state.policy", "state.world"))
     node = saved.document["state"]["values"]
     if problems := list(structure.differences(node["policy"], policy, "policy", saved.tensors)):
-        raise InputError(f"the checkpoint {found[-1]} does not fit {options.environment}: {'; '.join(problems[:3])}")
+        raise InputError(f"the checkpoint {saved.folder} does not fit {options.environment}: {'; '.join(problems[:3])}")
     structure.place(node["policy"], policy, saved.tensors)
     if world.observations is not None:
         statistics = node["world"]["state"]["observations"]
+        if statistics is None:
+            raise InputError(f"{run} was trained without --normalize-observations: its config.toml says otherwise")
         world.observations.load_state_dict(structure.place(statistics, None, saved.tensors))
     return Trained(options, policy, world.observations, saved.document["step"])

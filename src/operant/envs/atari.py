@@ -33,6 +33,8 @@ NOOP, FIRE = 0, 1
 """Places in every game's list of actions; FIRE is missing in some."""
 AGENT = {"noops", "skip", "stack", "lives", "fire", "sign"}
 """Settings of what an agent sees of a game."""
+COUNTS = {"noops", "skip", "stack"}
+"""Those that are whole numbers; the others are switches."""
 EMULATOR: dict[str, Any] = {"repeat_action_probability": 0.25, "full_action_space": False}
 EMULATOR |= {"max_num_frames_per_episode": 108_000, "mode": None, "difficulty": None}
 """Settings of a console where an id does not say otherwise."""
@@ -75,8 +77,14 @@ class Game:
         self.random = np.random.default_rng(seed)
         self.ale.setInt("random_seed", seed % 2**31)
         self.ale.loadROM(self.rom)
-        for value, choose in ((self.mode, self.ale.setMode), (self.difficulty, self.ale.setDifficulty)):
+        modes, levels = self.ale.getAvailableModes(), self.ale.getAvailableDifficulties()
+        for name, value, known, choose in (
+            ("mode", self.mode, modes, self.ale.setMode),
+            ("difficulty", self.difficulty, levels, self.ale.setDifficulty),
+        ):
             if value is not None:
+                if value not in known:
+                    raise InputError(f"{name} is {value!r}: this game has {', '.join(map(str, known))}")
                 choose(value)
 
     @property
@@ -157,6 +165,30 @@ class Game:
         self.held, self.lives, self.points = self.actions[state["held"]], state["lives"], state["points"]
 
 
+def _require_kinds(settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for a switch that is none, and for a count that is no whole number."""
+    for name in (AGENT | {"full_action_space"}) & settings.keys():
+        kind, words = (int, "a whole number") if name in COUNTS else (bool, "True or False")
+        if type(settings[name]) is not kind:
+            raise InputError(f"{name} is {settings[name]!r}: give {words}")
+
+
+def _require_sense(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
+    """Raise `InputError` for numbers that no game can be played with."""
+    for name, value in counts.items():
+        if value < (least := 0 if name == "noops" else 1):
+            raise InputError(f"{name} is {value}: give a whole number, {least} or more")
+    sticky, frames = settings["repeat_action_probability"], settings["max_num_frames_per_episode"]
+    if not isinstance(sticky, int | float) or not 0 <= sticky <= 1:
+        raise InputError(f"repeat_action_probability is {sticky!r}: give a number between 0 and 1")
+    opening = counts["noops"] + 3 * counts["skip"]
+    if type(frames) is not int or 0 < frames <= opening:
+        raise InputError(
+            f"max_num_frames_per_episode is {frames!r}: give a whole number above the {opening} frames in which a game "
+            "is opened, or 0 for no limit"
+        )
+
+
 class Atari(VectorEnv):
     """`envs` consoles with the game `name`, in the mode SAME_STEP; observations [envs, stack, 84, 84] of bytes.
 
@@ -183,8 +215,6 @@ class Atari(VectorEnv):
         sign: bool = True,
         emulator: Mapping[str, Any] | None = None,
     ) -> None:
-        if min(envs, skip, stack) < 1 or noops < 0:
-            raise InputError(f"envs {envs}, skip {skip} and stack {stack} are at least 1, and noops {noops} at least 0")
         if not is_atari(name):
             raise InputError(
                 f'{name!r} is no Atari game: give an id such as "ALE/Pong-v5", and install ale-py with '
@@ -195,6 +225,7 @@ class Atari(VectorEnv):
             raise InputError(f"Atari games have no setting {', '.join(sorted(unknown))}: there are {known}")
         self.spec = gymnasium.spec(name)
         settings = EMULATOR | self.spec.kwargs | dict(emulator or {})
+        _require_sense({"envs": envs, "noops": noops, "skip": skip, "stack": stack}, settings)
         self.games = [Game(settings, noops, skip, lives, fire) for _ in range(envs)]
         self.sign, self.num_envs = sign, envs
         self.metadata = {
@@ -258,6 +289,7 @@ class Atari(VectorEnv):
 
 def games(name: str, envs: int, settings: Mapping[str, Any], training: bool = True) -> Atari:
     """`Atari` with settings by name, of its own or of the emulator; whole games and true rewards unless `training`."""
+    _require_kinds(settings)
     own = {key: value for key, value in settings.items() if key in AGENT}
     if not training:
         own |= {"lives": False, "sign": False}

@@ -112,7 +112,7 @@ def literal(value: str) -> Any:
     """True, 8 and None as such, anything else as the text that it is."""
     try:
         return ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return value
 
 
@@ -182,12 +182,16 @@ def _made(name: str, build: Any) -> Any:
         entry = str(find(name).entry_point)
         extra = next((extra for module, extra in EXTRAS.items() if entry.startswith(module)), None)
         if extra is None:
-            raise InputError(f"{name} needs a package that is not installed: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{name} needs a package that is not installed: {_first_line(error)}") from error
         raise _missing(name, extra) from error
     except InputError:
         raise
-    except Exception as error:
-        raise InputError(f"Gymnasium cannot make {name}: {str(error).splitlines()[0] or repr(error)}") from error
+    except RAISED as error:
+        raise InputError(f"Gymnasium cannot make {name}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or repr(error)
 
 
 def _missing(name: str, extra: str) -> InputError:

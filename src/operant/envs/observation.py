@@ -4,6 +4,7 @@ The order is that of `gymnasium.spaces.utils.flatten`. A part of a Dict that is 
 it says which Discrete actions are allowed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,12 +23,15 @@ Convert = Callable[[Any], NDArray[Any]]
 def numbers(space: spaces.Space[Any]) -> tuple[spaces.Box, Convert]:
     """The Box that stands for an observation space, and what makes its rows.
 
-    A Box is left as it is. Discrete, MultiDiscrete and MultiBinary become one-hot numbers, a Dict or a Tuple the
-    numbers of all its parts. Raises `InputError` for other spaces, for images among the parts, and for an "action_mask"
-    inside one of them, which would be neither seen nor obeyed.
+    A Box is left as it is, but that bytes without the three dimensions of an image become numbers. Discrete,
+    MultiDiscrete and MultiBinary become one-hot numbers, a Dict or a Tuple the numbers of all its parts. Raises
+    `InputError` for other spaces, for images among the parts, and for an "action_mask" inside one of them, which would
+    be neither seen nor obeyed.
     """
     if isinstance(space, spaces.Box):
-        return space, np.asarray
+        if space.dtype != np.uint8 or len(space.shape) == 3:
+            return space, np.asarray
+        return spaces.Box(space.low, space.high, dtype=np.float32), functools.partial(np.asarray, dtype=np.float32)
     convert = _converter(space, space)
     low, high = _bounds(space)
     return spaces.Box(low, high, dtype=np.float32), convert

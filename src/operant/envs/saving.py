@@ -15,7 +15,9 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorWrapper
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from torch import Tensor
 
+from operant.core.errors import InputError
 from operant.envs.sync import LightVector
 
 ATTRIBUTES = ("gymnasium.envs.toy_text.", "gymnasium.envs.classic_control.")
@@ -60,7 +62,7 @@ def environment_state(env: Any) -> dict[str, Any]:
     own = isinstance(inner, Stateful)
     plain = {} if own else {k: v for k, v in vars(inner).items() if not k.startswith("_") and _plain(v)}
     return {
-        "attributes": deepcopy(inner.state_dict() if own else plain),
+        "attributes": deepcopy(_told(inner) if own else plain),
         "random": inner.np_random.bit_generator.state,
         "elapsed": [wrapper._elapsed_steps for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)],
         "physics": _physics(inner) if type(inner).__module__.startswith(PHYSICS) else None,
@@ -79,7 +81,13 @@ def set_environment_state(env: Any, state: dict[str, Any]) -> None:
     inner: Any = env.unwrapped
     inner.np_random.bit_generator.state = state["random"]
     if isinstance(inner, Stateful):
-        inner.load_state_dict(state["attributes"])
+        try:
+            inner.load_state_dict(state["attributes"])
+        except Exception as error:
+            raise InputError(
+                f"load_state_dict() of {type(inner).__name__} raised {type(error).__name__}: {error}; mend it, or "
+                "leave both methods out: a resumed run then begins new episodes"
+            ) from error
     else:
         for name, value in state["attributes"].items():
             setattr(inner, name, value)
@@ -88,6 +96,31 @@ def set_environment_state(env: Any, state: dict[str, Any]) -> None:
         wrapper._elapsed_steps = elapsed
     if state["physics"] is not None:
         _set_physics(inner, state["physics"])
+
+
+def _told(env: Any) -> Any:
+    """The state that an environment knows of itself. Raises `InputError` where a checkpoint could not hold it."""
+    try:
+        state = env.state_dict()
+    except Exception as error:
+        raise InputError(
+            f"state_dict() of {type(env).__name__} raised {type(error).__name__}: {error}; mend it, or leave it out: a "
+            "resumed run then begins new episodes"
+        ) from error
+    if (place := _misfit(state, "state_dict()")) is not None:
+        raise InputError(
+            f"{place[0]} of {type(env).__name__} is of type {type(place[1]).__name__}, which a checkpoint cannot hold: "
+            "give numbers, texts, arrays, and lists, tuples and dicts of these"
+        )
+    return state
+
+
+def _misfit(value: Any, place: str) -> tuple[str, Any] | None:
+    """Where in `value` there is what a checkpoint cannot hold, and that."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        return next((x for key, part in parts if (x := _misfit(part, f"{place}[{key!r}]")) is not None), None)
+    return None if _plain(value) or isinstance(value, Tensor) else (place, value)
 
 
 def _physics(env: Any) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class LightVector(VectorEnv):
         """New episodes; environment i has the seed + i, as in Gymnasium's vector environments."""
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed or [None] * self.num_envs
         for i, env in enumerate(self.envs):
-            self.seen[i], _ = env.reset(seed=seeds[i], options=options)
+            seen, _ = env.reset(seed=seeds[i], options=options)
+            self.seen[i] = self._whole(seen)
         return self.seen, {}
 
     def step(
@@ -46,11 +47,17 @@ class LightVector(VectorEnv):
         for i, env in enumerate(self.envs):
             seen, reward[i], terminated[i], truncated[i], _ = env.step(actions[i])
             if terminated[i] or truncated[i]:
-                last[i] = np.array(seen)
+                last[i] = np.array(self._whole(seen))
                 seen, _ = env.reset()
-            self.seen[i] = seen
+            self.seen[i] = self._whole(seen)
         done = terminated | truncated
         return self.seen, reward, terminated, truncated, {"final_obs": last, "_final_obs": done} if done.any() else {}
+
+    def _whole(self, seen: Any) -> Any:
+        """`seen`, which one number would fill too. Raises `ValueError` unless it has the shape that the space says."""
+        if np.shape(seen) != self.seen.shape[1:]:
+            raise ValueError(f"an observation of the shape {np.shape(seen)}, and its space says {self.seen.shape[1:]}")
+        return seen
 
     def close_extras(self, **_: Any) -> None:
         for env in self.envs:

@@ -37,7 +37,7 @@ METRICS = {
     "rewards/accuracies": ("Pairs ordered as the label says", "0.5 is chance, 1 is all"),
     "rewards/margins": ("Margin", "score of the chosen answer less the rejected one"),
     "loss/policy": ("Policy loss", "its level means little; jumps mean trouble"),
-    "policy/clip_fraction": ("Clipped ratios", "share of decisions held by the clip"),
+    "policy/clip_fraction": ("Clipped ratios", "share of decisions with a ratio beyond the clip range"),
     "policy/entropy": ("Entropy", "nats; towards 0 the policy repeats itself"),
     "loss/value": ("Value loss", "error of the critic; lower is better"),
 }

@@ -71,24 +71,30 @@ class Run:
         found = (self.folder / "checkpoints").glob("step_*/state.json")
         return sorted((path.parent for path in found), key=_step_of)
 
+    def newest(self, parts: tuple[str, ...] = ("",)) -> checkpoint.Saved | None:
+        """The newest good checkpoint, with the tensors of `parts` (see `checkpoint.read`). Damaged ones are told of.
+
+        Raises InputError if all are damaged.
+        """
+        found = self.checkpoints()
+        for folder in reversed(found):
+            try:
+                return checkpoint.read(folder, parts)
+            except InputError as error:
+                print(error, file=sys.stderr)
+        if found:
+            raise InputError(
+                f"every checkpoint in {self.folder / 'checkpoints'} is damaged; remove that folder to start anew"
+            )
+        return None
+
     def restore(self, state: Any) -> bool:
         """Put the newest good checkpoint into a fresh `state` and take back the metrics after it. False: there is none.
 
         A damaged checkpoint is set aside and the one before it is used. Raises InputError if all are damaged or if
         one does not fit `state`.
         """
-        found = self.checkpoints()
-        saved = None
-        for folder in reversed(found):
-            try:
-                saved = checkpoint.read(folder)
-                break
-            except InputError as error:
-                print(error, file=sys.stderr)
-        if found and saved is None:
-            raise InputError(
-                f"every checkpoint in {self.folder / 'checkpoints'} is damaged; remove that folder to start anew"
-            )
+        found, saved = self.checkpoints(), self.newest()
         if saved is not None:
             checkpoint.put(saved, state)
         for folder in (self.folder / "checkpoints").glob("step_*"):

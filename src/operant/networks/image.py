@@ -36,7 +36,8 @@ class NatureCNN(nn.Module):
         if len(shape) != 3 or min(shape[1:]) < SMALLEST:
             raise InputError(
                 f"an image of the shape {shape}: the Nature CNN takes (channels, height, width), from {SMALLEST} "
-                "pixels a side, as gymnasium's AtariPreprocessing and FrameStackObservation make it"
+                "pixels a side, as gymnasium's AtariPreprocessing and FrameStackObservation make it; with "
+                "gymnasium.wrappers.FlattenObservation something smaller is seen as numbers"
             )
         layers: list[nn.Module] = []
         channels = shape[0]

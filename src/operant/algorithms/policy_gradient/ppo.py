@@ -119,6 +119,8 @@ def init(policy: Any, world: World, config: Config) -> State:
             f'old_policy_target {target} steers the KL penalty of objective "kl" (here "{config.objective}") to a '
             "distance above 0; set both, or leave it out"
         )
+    if target is not None and config.old_policy_beta == 0:
+        raise InputError("old_policy_beta is 0, which stays 0 when old_policy_target doubles it: give a number above 0")
     penalty = AdaptiveKL(config.old_policy_beta, target or 1.0, "schulman" if target else "fixed")
     return State(policy, adam(trainable(policy), config.learning_rate, config.adam_epsilon), world, penalty)
 

@@ -182,25 +182,27 @@ def append(row: dict[str, Any]) -> None:
 
 
 def scores() -> Iterator[dict[str, Any]]:
-    """For every row: runs, and the normalised score in four ways."""
+    """For every row: runs, and the normalised score in four ways. A task counts as one, with the seeds it has."""
     runs = [x for x in read(RESULTS) if int(x["steps"]) >= STEPS - HORIZON or x["diverged_at"]]
     floors = {x["task"]: x for x in read(RANDOM)}
-    found = {(x["row"], x["task"], x["seed"]): float(x["return"]) for x in runs}
+    found: dict[str, dict[str, list[float]]] = {}
+    for x in runs:
+        found.setdefault(x["task"], {}).setdefault(x["row"], []).append(float(x["return"]))
     for row in ROWS:
+        tasks = {task: rows for task, rows in found.items() if row in rows}
+        if not tasks:
+            continue
         ways: dict[str, list[float]] = {}
-        for (name, task, _), value in found.items():
-            if name != row:
-                continue
-            of_task = {key: x for key, x in found.items() if key[1] == task}
-            means = [np.mean([x for key, x in of_task.items() if key[0] == r]) for r in {key[0] for key in of_task}]
+        for task, rows in tasks.items():
+            tops = {"best run": max(map(max, rows.values())), "best setting": max(map(np.mean, rows.values()))}
             for kind in ("normal", "uniform"):
                 floor = float(floors[task][kind])
-                for best, top in (("best run", max(of_task.values())), ("best setting", float(max(means)))):
-                    ways.setdefault(f"{kind}, {best}", []).append((value - floor) / (top - floor))
-        if ways:
-            yield {"row": row, "paper": PAPER[row], "runs": len(next(iter(ways.values())))} | {
-                way: round(float(np.mean(x)), 2) for way, x in ways.items()
-            }
+                for best, top in tops.items():
+                    ways.setdefault(f"{kind}, {best}", []).append((np.mean(rows[row]) - floor) / (top - floor))
+        count = sum(len(rows[row]) for rows in tasks.values())
+        yield {"row": row, "paper": PAPER[row], "runs": count} | {
+            way: round(float(np.mean(x)), 2) for way, x in ways.items()
+        }
 
 
 def table() -> str:

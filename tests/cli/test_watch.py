@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(pole, tmp_path, operan
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("[run]", "run = 1\n[other]", "is a run of operant None"),
+        ("[run]", "run = 1\n[other]", "is no run of operant train: it holds no policy to play"),
         (
             "normalize_observations = false",
             "normalize_observations = true",

@@ -97,7 +97,8 @@ def load(run: Path) -> Trained:
     about = values.pop("run", {})
     ran = about.get("algorithm") if isinstance(about, dict) else None
     if ran != "train":
-        raise InputError(f"{run} is a run of operant {ran}, not of operant train: it holds no policy to play")
+        what = f"a run of operant {ran}, not of operant train" if ran else "no run of operant train"
+        raise InputError(f"{run} is {what}: it holds no policy to play")
     values |= {"out": str(run), "device": "auto"}  # it may have been trained on another machine
     options = build(options_of(str(values.get("algorithm"))), values, str(run / "config.toml"))
     if options.seeds > 1:

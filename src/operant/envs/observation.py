@@ -1,7 +1,7 @@
 """What environments show, as rows of numbers: choices are one-hot, and the parts of a whole stand side by side.
 
 The order is that of `gymnasium.spaces.utils.flatten`. A part of a Dict that is called "action_mask" is no observation:
-it says which Discrete actions are allowed.
+it says which actions are allowed (`envs.masks`).
 """
 
 import functools
@@ -88,70 +88,3 @@ def _one_hot(index: NDArray[Any], size: int) -> NDArray[np.float32]:
 
 def _one_hot_each(index: NDArray[Any], sizes: NDArray[Any]) -> NDArray[np.float32]:
     return np.concatenate([_one_hot(index[:, i], int(n)) for i, n in enumerate(sizes)], 1)
-
-
-Allowed = Callable[[Any, dict[str, Any]], tuple[NDArray[Any], NDArray[np.bool_]]]
-"""(observations, infos) to the mask [B, A] and in which environments one was given [B]."""
-
-
-def choices(actions: spaces.Space[Any]) -> list[int]:
-    """How many actions each choice of a Discrete or MultiDiscrete space has; none of any other space."""
-    if isinstance(actions, spaces.Discrete):
-        return [int(actions.n)]
-    return actions.nvec.ravel().tolist() if isinstance(actions, spaces.MultiDiscrete) else []
-
-
-def action_mask(env: Any, info: dict[str, Any]) -> Allowed | None:
-    """Where a vector environment says what actions are allowed, as `info` of its reset shows; None if nowhere.
-
-    It may be a part "action_mask" of a Dict observation, as in PettingZoo, `info["action_mask"]`, as in Gymnasium's
-    Taxi, or a method `action_masks()` of each environment, as Stable-Baselines3 asks for. The masks of the several
-    choices of a MultiDiscrete space stand side by side. Raises `InputError` for a part "action_mask" where actions are
-    no choices.
-    """
-    every = np.ones(env.num_envs, dtype=bool)
-    if not choices(env.single_action_space):
-        if _shows_mask(env):
-            raise InputError(
-                f'the part "{MASK}" of {env.single_observation_space} can mask Discrete and MultiDiscrete actions '
-                f"only, not {env.single_action_space}: leave it out, or call it something else if a policy is to see it"
-            )
-        return None
-    if _shows_mask(env):
-        return lambda observation, _: (observation[MASK], every)
-    if MASK in info:
-        nothing = np.zeros_like(info[MASK])
-        return lambda _, info: (info.get(MASK, nothing), info.get(f"_{MASK}", every))
-    environments = getattr(env, "envs", [])
-    if environments and all(x.has_wrapper_attr("action_masks") for x in environments):
-        return lambda *_: (np.stack([x.get_wrapper_attr("action_masks")() for x in environments]), every)
-    return None
-
-
-def last_mask(
-    env: Any, last: Any, info: dict[str, Any], done: NDArray[np.bool_]
-) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """What an `Allowed` would say of the `last` states [D, ...] of the episodes that SAME_STEP has already reset.
-
-    `info` is that of the step. A method `action_masks()` cannot be asked any more, as it speaks of the next episodes:
-    no mask is given then.
-    """
-    if _shows_mask(env):
-        return last[MASK], np.ones(len(last[MASK]), dtype=bool)
-    told = info.get("final_info", {})
-    if MASK in told:
-        return told[MASK][done], told.get(f"_{MASK}", done)[done]
-    return np.zeros((done.sum(), sum(choices(env.single_action_space)))), np.zeros(done.sum(), dtype=bool)
-
-
-def _shows_mask(env: Any) -> bool:
-    space = env.single_observation_space
-    return isinstance(space, spaces.Dict) and MASK in space.spaces
-
-
-def renewed(info: dict[str, Any], anew: dict[str, Any]) -> dict[str, Any]:
-    """The masks in `info` of a step after a reset of some environments, whose own are in `anew`."""
-    if MASK not in anew:
-        return info
-    mask, given = info.get(MASK, anew[MASK]), anew[f"_{MASK}"]
-    return {MASK: np.where(given[:, None], anew[MASK], mask), f"_{MASK}": given | info.get(f"_{MASK}", given)}

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from operant.core.errors import InputError
 from operant.core.record import Trajectory
+from operant.envs.masks import ActionMasks, renewed
 from operant.envs.normalise import ObservationNormalizer, RewardNormalizer
-from operant.envs.observation import action_mask, choices, last_mask, numbers, renewed
+from operant.envs.observation import numbers
 from operant.envs.prioritised import PrioritisedReplay
 from operant.envs.replay import Replay
 from operant.envs.saving import environment_state, resumes, set_environment_state
@@ -45,7 +46,7 @@ class Runner:
     recorded; returns of episodes are sums of the environment's rewards, or what the environment's own `tally` counts.
 
     What a policy sees is in `observation_space`: one-hot numbers for choices, all parts of a Dict side by side, and a
-    mask behind them where the environment says which actions are allowed (`envs.observation`). The last state of an
+    mask behind them where the environment says which actions are allowed (`envs.masks`). The last state of an
     episode has its own mask, since values are computed of it, and ones only where that allows nothing or is not known:
     after a SAME_STEP reset a method `action_masks()` can no longer be asked about it.
 
@@ -78,16 +79,15 @@ class Runner:
         self.seed, self.steps = seed, 0
         self.clip_actions, self.observations, self.rewards = clip_actions, observations, rewards
         self.memory: Tensor | None = None
-        self.allowed = None
         self.tally = Tally(self.env.num_envs)
         self._begin(seed)
-        if self.allowed is not None:
-            self.observation_space = MaskedBox(self.observation_space, sum(choices(self.actions)))
+        if self.masks.size:
+            self.observation_space = MaskedBox(self.observation_space, self.masks.size)
 
     def _begin(self, seed: int | None) -> None:
         """New episodes in all environments."""
         observation, info = self.env.reset(seed=seed)
-        self.allowed = action_mask(self.env, info)
+        self.masks = ActionMasks(self.env, info)
         self.resetting = np.zeros(self.env.num_envs, dtype=bool)
         self.begins = ~self.resetting
         self._check(self.numbers(observation), "observation")
@@ -253,42 +253,17 @@ class Runner:
     def _see(self, observation: Any, info: dict[str, Any]) -> NDArray[Any]:
         """What a policy sees of the environments, [B, ...]."""
         seen = self._scaled(self.numbers(observation))
-        if self.allowed is None:
-            return seen
-        return self._masked(seen, *self.allowed(observation, info), self.resetting)
+        return self.masks.behind(seen, observation, info, self.resetting, self.steps)
 
     def _last(self, observation: Any, info: dict[str, Any], done: NDArray[np.bool_]) -> NDArray[Any]:
         """What a policy would see of the states [D, ...] in which episodes ended that do not wait for a reset step."""
-        at_once = self.mode == AutoresetMode.SAME_STEP
-        if at_once:
+        if self.mode == AutoresetMode.SAME_STEP:
             observation = _batch(self.env.single_observation_space, info["final_obs"][done])
-        last = self.numbers(observation) if at_once else self.numbers(observation)[done]
-        self._check(last, "observation", self.steps, done.nonzero()[0])
-        seen = self._scaled(last)
-        if self.allowed is None:
-            return seen
-        if at_once:
-            mask, given = last_mask(self.env, observation, info, done)
+            last = self.numbers(observation)
         else:
-            mask, given = (x[done] for x in self.allowed(observation, info))
-        return self._masked(seen, mask, given, np.ones_like(given))
-
-    def _masked(
-        self, seen: NDArray[Any], mask: NDArray[Any], given: NDArray[np.bool_], over: NDArray[np.bool_]
-    ) -> NDArray[Any]:
-        """`seen` with the mask behind it; ones where an episode is `over` and no action, or no mask, is given."""
-        sizes = choices(self.actions)
-        if mask.shape != (len(seen), sum(sizes)):
-            raise InputError(f"an action mask of the shape {mask.shape[1:]} is not one of the actions {self.actions}")
-        mask = (mask != 0) & given[:, None]
-        nothing = ~np.logical_or.reduceat(mask, np.cumsum([0, *sizes[:-1]]), axis=1)
-        mask |= np.repeat(nothing & over[:, None], sizes, axis=1)
-        if (stuck := nothing.any(1) & ~over).any():
-            raise InputError(
-                f"environment {stuck.argmax()} allows no action after step {self.steps}, where its episode goes on: "
-                "its action mask needs a 1"
-            )
-        return np.concatenate([seen, mask], 1, dtype=np.float32)
+            last = self.numbers(observation)[done]
+        self._check(last, "observation", self.steps, done.nonzero()[0])
+        return self.masks.behind_last(self._scaled(last), observation, info, done, self.steps)
 
     def _scaled(self, seen: NDArray[Any]) -> NDArray[Any]:
         # Row by row, as a checkpoint gives it back: the last bit of a matrix product depends on the order in memory.

@@ -111,7 +111,9 @@ def verdict(runs: Sequence[Result], reference: Reference) -> str:
 
 
 def beside(ours: Sequence[Result], theirs: Sequence[Result]) -> str:
-    """The same against another library's runs; the intervals are the ranges over seeds."""
+    """The same against another library's runs; the intervals are the ranges over seeds, "" where one has one seed."""
+    if min(len(ours), len(theirs)) == 1:
+        return ""
     if median(ours).value >= median(theirs).value:
         return "yes"
     return "within" if max(x.value for x in ours) >= min(x.value for x in theirs) else "no"
@@ -141,7 +143,9 @@ def page(found: Results, known: dict[str, Any]) -> str:
         "",
         "## MuJoCo v5",
         "",
-        "Beside Stable-Baselines3 2.9.2 with the same settings, run here: medians and ranges over seeds.",
+        "Beside Stable-Baselines3 2.9.2 with the same settings, run here: medians, and ranges over seeds. *At least*",
+        "compares the medians: **yes** where ours is as good or better, **within** where it is lower but the ranges",
+        "meet, **no** otherwise, and nothing where either side has a single seed.",
         "",
         *table(
             ("algorithm", "environment", "steps", "seeds", "Operant", "Stable-Baselines3", "at least", "published"),
@@ -172,8 +176,7 @@ def classic_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str
                 yield (*own, number(r.value), by, steps(r.steps) if r.steps else "", verdict(runs, r))
             own = ("",) * len(own)
         if theirs := found.get(("sb3", algorithm, name)):
-            shown = f"{number(median(theirs).value)} ({spread(theirs)})"
-            yield (*own, shown, "Stable-Baselines3, here", steps(median(theirs).steps), beside(runs, theirs))
+            yield (*own, middle(theirs), "Stable-Baselines3, here", steps(median(theirs).steps), beside(runs, theirs))
 
 
 def mujoco_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str]]:
@@ -181,7 +184,7 @@ def mujoco_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str]
         if side != "operant" or not is_mujoco(name):
             continue
         ours, theirs = found[side, algorithm, name], found.get(("sb3", algorithm, name), [])
-        shown = [f"{number(median(runs).value)} ({spread(runs)})" if runs else "" for runs in (ours, theirs)]
+        shown = [middle(runs) if runs else "" for runs in (ours, theirs)]
         published = [
             f"{number(r.value)} ({known['conventions'][r.convention]['name']}: {verdict(ours, r)})"
             for r in references(known, algorithm, name)
@@ -193,6 +196,11 @@ def mujoco_rows(found: Results, known: dict[str, Any]) -> Iterator[Sequence[str]
 
 def is_mujoco(name: str) -> bool:
     return str(gymnasium.spec(name).entry_point).startswith("gymnasium.envs.mujoco")
+
+
+def middle(runs: Sequence[Result]) -> str:
+    """The median, and the range where there is one."""
+    return number(median(runs).value) + (f" ({spread(runs)})" if len(runs) > 1 else "")
 
 
 def spread(runs: Sequence[Result]) -> str:

@@ -46,6 +46,14 @@ def test_the_middle_run_is_held_against_the_published_interval(value: float, exp
     assert table.verdict(runs, reference) == expected
 
 
+@pytest.mark.parametrize(
+    ("theirs", "expected"), [([2.0], ""), ([1.0, 4.0], "yes"), ([6.0, 9.0], "within"), ([8.0, 9.0], "no")]
+)
+def test_runs_of_another_library_are_held_against_ours_where_each_has_seeds(theirs: list[float], expected: str) -> None:
+    ours, others = ([table.Result(x, x, x, 1000) for x in values] for values in ([3.0, 5.0, 7.0], theirs))
+    assert table.beside(ours, others) == expected
+
+
 def test_an_algorithm_without_a_published_number_is_held_against_what_counts_as_solved() -> None:
     known = {"ppo": {}, "any": {"Task-v0": [{"from": "solved", "value": 1.0, "spread": 0.0}]}}
     assert [x.convention for x in table.references(known, "a3c", "Task-v0")] == ["solved"]

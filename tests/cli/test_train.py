@@ -517,6 +517,7 @@ def test_a_run_of_another_environment_is_not_resumed(tmp_path, operant):
         (["--hidden", 16, 0], "--hidden is 0"),
         (["--memory", "lstm", "--hidden"], "--hidden is empty"),
         (["--envs", 10**8], "100,000,000 environments would take 200 GB of memory"),
+        (["--rollout", 10**9], "a rollout of 16 x 1,000,000,000 steps would take 768 GB of memory"),
         (["--max-gradient-norm", 0], "--max-gradient-norm is 0.0: give a number above 0"),
         (["--gamma", "nan"], "--gamma is nan: give a number between 0 and 1"),
         (["--learning-rate", "inf"], "--learning-rate is inf: give a finite number"),

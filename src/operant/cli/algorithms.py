@@ -191,7 +191,7 @@ def require_fit(name: str, environment: str, space: Any) -> None:
         )
 
 
-def require_memory(name: str, memory: str) -> None:
+def require_remembering(name: str, memory: str) -> None:
     """Raise `InputError` for a memory that the algorithm cannot train."""
     if memory != "none" and not find(name).memory:
         fit = " and ".join(other for other, algorithm in ALGORITHMS.items() if algorithm.memory)

@@ -20,14 +20,17 @@ from operant.cli.algorithms import (
     preset_file,
     presets,
     require_fit,
-    require_memory,
+    require_remembering,
 )
 from operant.cli.options import build, read_toml, take
 from operant.core.errors import InputError
+from operant.core.memory import require_memory
 
 LINES, LONGEST = 400, 10_000
 """Lines of metrics of a run, and environment steps in one, at most, where the algorithm reports after every rollout:
 each is then a mean over some. A run stops and saves between two lines, so a long one has more of them."""
+NUMBERS = 32
+"""Bytes of a decision in a rollout, besides what is seen: the action, its log-prob, value, reward and three flags."""
 DERIVED = Annotated[int, Fixed, Suppress]
 """A setting that follows from others: no flag sets it, and config.toml does not have it."""
 
@@ -250,9 +253,12 @@ def make_environments(options: Any, envs: int, training: bool = True, render_mod
 def beginning(options: Any) -> tuple[Any, Any, Any]:
     """(module, settings, state) of a run before its first step. Raises `InputError` for what cannot be run or saved."""
     begin(options)
-    require_memory(options.algorithm, options.memory)
+    require_remembering(options.algorithm, options.memory)
     config, module = config_of(options), find(options.algorithm).load()
     world = make_world(options, options.envs, options.seed * options.envs)
+    if hasattr(config, "rollout"):
+        size = config.rollout * (world.observation.nbytes + options.envs * NUMBERS)
+        require_memory(size, f"a rollout of {options.envs} x {config.rollout:,} steps", "give a smaller --rollout")
     policy = make_policy(world, options)
     world = elsewhere(options, world) if find(options.algorithm).processes else world
     state = module.init(policy, world, config)

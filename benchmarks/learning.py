@@ -163,9 +163,10 @@ def mujoco(seeds: Sequence[int]) -> list[Job]:
 
 
 def peer(name: str, seed: int) -> Job:
-    """Stable-Baselines3's side of a task."""
+    """Stable-Baselines3's side of a task. What it leaves at a default does not count: a new field changes no run."""
     asked = task(name)
-    settings = fingerprint(dataclasses.asdict(asked))
+    usual = {field.name: field.default for field in dataclasses.fields(Task)}
+    settings = fingerprint({key: x for key, x in dataclasses.asdict(asked).items() if x != usual[key]})
     return Job("sb3", asked.algorithm, asked.environment, seed, asked.steps, settings, task=name)
 
 

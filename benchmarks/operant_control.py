@@ -68,7 +68,7 @@ def settings(asked: Task, steps: int) -> dict[str, Any]:
     if "n_steps" in theirs:
         theirs["vf_coef"] *= 2  # our value loss is half the squared error, theirs all of it
         schedules = {"schedule": asked.schedule}
-        if asked.algorithm == "ppo":
+        if asked.clip_schedule != "constant":
             schedules["clip_schedule"] = asked.clip_schedule
         return {NAMES[name]: value for name, value in theirs.items()} | schedules
     own: dict[str, Any] = {"noise": asked.noise} if asked.noise else {}

@@ -22,6 +22,7 @@ from operant.core.errors import InputError
 from operant.core.memory import require_memory
 from operant.envs import sync
 from operant.envs.atari import games, is_atari
+from operant.envs.observation import MASK
 from operant.envs.pool import PREFIX, Pool
 from operant.envs.sync import LightVector
 
@@ -69,7 +70,7 @@ def make(
         return _made(name, lambda: gymnasium.make_vec(name, envs, "vector_entry_point", **(settings or {})))
     made = [_flat(make_one(name, settings, render_mode)) for _ in range(envs)]
     makers = [functools.partial(_itself, env) for env in made]
-    masks = "action_mask" in _first_info(made[0]) or made[0].has_wrapper_attr("action_masks")
+    masks = MASK in _first_info(made[0]) or made[0].has_wrapper_attr("action_masks")
     tells = masks or not isinstance(made[0].observation_space, spaces.Box)
     return Vector(makers) if tells or render_mode is not None else Light(makers)
 

@@ -59,7 +59,9 @@ class ActionMasks:
     def behind(
         self, seen: NDArray[Any], observation: Any, info: dict[str, Any], over: NDArray[np.bool_], step: int
     ) -> NDArray[Any]:
-        """`seen` [B, N] with the masks behind it, [B, N + `size`]; ones where an episode is `over` and none is given.
+        """`seen` [B, N] with the masks behind it, [B, N + `size`].
+
+        Where an episode is `over` and no mask is given, or one that allows nothing, it is ones.
 
         Raises `InputError` for masks of another shape than the actions, and where an episode that goes on after `step`
         allows no action.

@@ -133,6 +133,8 @@ def page(found: Results, known: dict[str, Any]) -> str:
         "what each number is:",
         "",
         *conventions,
+        "- **Stable-Baselines3, here**: version 2.9.2 with its zoo's settings; medians, and ranges over seeds in",
+        "  place of intervals",
         "",
         "## Classic control and Box2D",
         "",

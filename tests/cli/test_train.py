@@ -172,12 +172,11 @@ def test_a_run_writes_what_every_run_does(tmp_path, capsys):
 
 def test_it_learns_and_one_that_does_not_is_told_apart(tmp_path):
     """A step size of next to nothing leaves the policy as it began. A random one stays up for about 22 steps."""
-    words = ["ppo", "CartPole-v1", "--steps", 20_000, "--envs", 8, "--rollout", 32, "--epochs", 10, "--hidden", 64, 64]
-    words += ["--schedule", "constant", "--evaluation-episodes", 10]
-    run(*words, "--learning-rate", 2e-3, "--out", tmp_path / "run")
+    words = ["ppo", "CartPole-v1", "--steps", 50_000, "--evaluation-episodes", 10]
+    run(*words, "--out", tmp_path / "run")
     run(*words, "--learning-rate", 1e-9, "--out", tmp_path / "broken")
     good, broken = (summary(tmp_path / x)["return"]["mean"] for x in ("run", "broken"))
-    assert broken < 100 < 200 < good
+    assert broken < 100 < 400 < good
 
 
 def test_a_run_that_was_killed_and_resumed_is_the_uninterrupted_one(tmp_path):
